@@ -61,8 +61,18 @@ inline void check_float(const Tensor& tensor, const char* op, const char* argume
                   static_cast<int>(tensor.scalar_type()));
 }
 
-inline Tensor dense(const Tensor& tensor) {
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+inline void make_dense(Tensor& tensor) {
+  if (!tensor.is_contiguous()) tensor = torch::stable::contiguous(tensor);
+}
+
+inline void make_dense(std::optional<Tensor>& tensor) {
+  if (tensor.has_value()) make_dense(*tensor);
+}
+
+// Replaces each tensor that is not contiguous by a contiguous copy.
+template <typename... Tensors>
+void dense_all(Tensors&... tensors) {
+  (make_dense(tensors), ...);
 }
 
 inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes,

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What every kernel and every piece of shared maths is written in. One source, three compiles:
+//
+//   nvcc               FL_HD is __host__ __device__, FL_LAUNCH is <<<>>> with error checks
+//   g++                CPU sources: FL_HD is nothing; vector types and scalar intrinsics exist
+//   g++ -DFL_EMULATE   the .cu files themselves: threads are fibres (emulate/emulator.h)
+//
+// Rules for kernels
+//   FL_HD inline float f(...)               maths for host and device (write `inline` yourself)
+//   FL_D inline float g(...)                device only: may use threadIdx, barriers, atomics
+//   template <typename T>
+//   FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) my_kernel(const T* FL_RESTRICT x, int64_t n) {
+//     FL_SHARED(T, tile, 256);              static, 16-byte aligned; FL_SHARED_2D(T, t, 16, 17)
+//     FL_DYNAMIC_SHARED(float, scratch);    the bytes that FL_LAUNCH was given
+//   }
+//   FL_LAUNCH((my_kernel<float>), blocks, 256, shared_bytes, stream, x, n);
+//
+// Shared arrays index and decay to pointers (`tile[i]`, `tile + i`, `T* p = tile`); where a
+// template deduces T* or a cast needs a pointer, write `&tile[0]`: in the emulator they are
+// checked objects. A kernel that needs commas in T names the type with `using` first.
+// Grid and block are dim3 or any integer; a grid with a zero extent launches nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#if defined(FL_EMULATE) && defined(__CUDACC__)
+#error "FL_EMULATE compiles kernels with a host compiler, not with nvcc"
+#endif
+
+#if defined(__CUDACC__)
+
+#include <cuda_runtime.h>
+
+#ifdef USE_CUDA
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#endif
+
+#define FL_HD __host__ __device__
+#define FL_D __device__
+#define FL_KERNEL __global__ void
+#define FL_FORCE_INLINE __forceinline__
+#define FL_LAUNCH_BOUNDS(threads, min_blocks) __launch_bounds__(threads, min_blocks)
+#define FL_UNROLL _Pragma("unroll")
+#define FL_SHARED(T, name, N) __shared__ alignas(alignof(T) > 16 ? alignof(T) : 16) T name[N]
+#define FL_SHARED_2D(T, name, M, N) \
+  __shared__ alignas(alignof(T) > 16 ? alignof(T) : 16) T name[M][N]
+// Every kernel sees the same bytes under one type, so that kernels of different T can share a file.
+#define FL_DYNAMIC_SHARED(T, name)                                  \
+  extern __shared__ alignas(16) unsigned char fl_dynamic_shared[]; \
+  T* const name = reinterpret_cast<T*>(fl_dynamic_shared)
+
+#else
+
+#include "emulate/intrinsics.h"
+#include "emulate/vector_types.h"
+
+#define FL_HD
+#define FL_D
+#define FL_FORCE_INLINE inline __attribute__((always_inline))
+#define FL_UNROLL
+
+#ifdef FL_EMULATE
+#include "emulate/emulator.h"
+
+#define FL_KERNEL void
+#define FL_LAUNCH_BOUNDS(threads, min_blocks)
+#define FL_SHARED(T, name, N)                       \
+  static ::fl::emulate::SharedSlot fl_slot_##name; \
+  const auto name = ::fl::emulate::shared_array<T, (N)>(fl_slot_##name, #name)
+#define FL_SHARED_2D(T, name, M, N)                 \
+  static ::fl::emulate::SharedSlot fl_slot_##name; \
+  const auto name = ::fl::emulate::shared_array_2d<T, (M), (N)>(fl_slot_##name, #name)
+#define FL_DYNAMIC_SHARED(T, name) const auto name = ::fl::emulate::dynamic_array<T>(#name)
+#endif
+
+#endif
+
+#define FL_RESTRICT __restrict__
+
+// The stream is the first of the variable arguments, so that a kernel may have no parameters.
+#define FL_LAUNCH(kernel, grid, block, shared_bytes, ...) \
+  ::fl::launch(#kernel, kernel, grid, block, shared_bytes, __VA_ARGS__)
+
+#if defined(__CUDACC__) || defined(FL_EMULATE)
+namespace fl {
+
+// A grid or block size: dim3 as it is, any integer checked before it is narrowed.
+struct Extent {
+  dim3 value;
+
+  Extent(dim3 extent) : value(extent) {}
+
+  template <typename I, typename = std::enable_if_t<std::is_integral<I>::value>>
+  Extent(I count) : value(1) {
+    const int64_t wide = static_cast<int64_t>(count);
+    if (wide < 0 || wide > std::numeric_limits<int32_t>::max())
+      throw std::runtime_error("FL_LAUNCH: expected an extent in [0, 2^31), got " +
+                               std::to_string(count));
+    value.x = static_cast<unsigned>(wide);
+  }
+
+  bool empty() const { return value.x == 0 || value.y == 0 || value.z == 0; }
+};
+
+#if defined(__CUDACC__)
+
+using Stream = cudaStream_t;
+
+inline void check_cuda(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  throw std::runtime_error(std::string(what) + ": CUDA error: " + cudaGetErrorString(status));
+}
+
+#ifdef USE_CUDA
+// torch's current stream: work on it is ordered with torch's own.
+inline Stream current_stream(int32_t device_index) {
+  void* stream = nullptr;
+  if (aoti_torch_get_current_cuda_stream(device_index, &stream) != 0)
+    throw std::runtime_error("torch has no CUDA stream for device " +
+                             std::to_string(device_index));
+  return static_cast<Stream>(stream);
+}
+#endif
+
+template <typename... Parameters, typename... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), Extent grid, Extent block,
+            std::size_t shared_bytes, Stream stream, Arguments&&... arguments) {
+  if (grid.empty()) return;
+  constexpr std::size_t unasked_shared_bytes = 48 * 1024;
+  if (shared_bytes > unasked_shared_bytes)
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(shared_bytes)),
+               name);
+  kernel<<<grid.value, block.value, shared_bytes, stream>>>(std::forward<Arguments>(arguments)...);
+  check_cuda(cudaGetLastError(), name);
+}
+
+inline void zero_async(void* pointer, std::size_t bytes, Stream stream) {
+  if (bytes > 0) check_cuda(cudaMemsetAsync(pointer, 0, bytes, stream), "zero_async");
+}
+
+// Returns when the bytes have arrived.
+inline void copy_to_host(void* target, const void* source, std::size_t bytes, Stream stream) {
+  if (bytes == 0) return;
+  check_cuda(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDeviceToHost, stream),
+             "copy_to_host");
+  check_cuda(cudaStreamSynchronize(stream), "copy_to_host");
+}
+
+inline int current_device() {
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "current_device");
+  return device;
+}
+
+inline int device_sm_count() {
+  int count = 0;
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, current_device()),
+             "device_sm_count");
+  return count;
+}
+
+#else
+
+using Stream = int;
+
+inline Stream current_stream(int32_t) { return 0; }
+
+template <typename... Parameters, typename... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), Extent grid, Extent block,
+            std::size_t shared_bytes, Stream, Arguments&&... arguments) {
+  emulate::run(name, kernel, grid.value, block.value, shared_bytes,
+               std::forward<Arguments>(arguments)...);
+}
+
+inline void zero_async(void* pointer, std::size_t bytes, Stream) {
+  if (bytes > 0) std::memset(pointer, 0, bytes);
+}
+
+inline void copy_to_host(void* target, const void* source, std::size_t bytes, Stream) {
+  if (bytes > 0) std::memcpy(target, source, bytes);
+}
+
+inline int current_device() { return 0; }
+
+// Few, so that loops over blocks per multiprocessor stay short, and more than one.
+inline int device_sm_count() { return 3; }
+
+#endif
+
+}  // namespace fl
+#endif

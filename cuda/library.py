@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads the compiled libraries and declares each operator's fake kernel and gradient.
+
+Three libraries lie beside this file. ``_C`` holds every schema and the CPU kernels. ``_C_cuda``
+adds CUDA kernels to the same operators and is loaded when torch has CUDA. ``_C_emulated`` holds
+the CUDA kernels compiled for the CPU, as operators of the namespace ``fieldline_emulated``; only
+tests load it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDER = Path(__file__).resolve().parent
+NAMESPACE = "fieldline"
+EMULATED = "fieldline_emulated"
+
+
+@dataclass
+class _State:
+    """What has been loaded, and which namespace ``ops()`` answers with."""
+
+    loaded: dict[str, Path] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    active: str = NAMESPACE
+    declared: list[Callable[[str], None]] = field(default_factory=list)
+
+
+_state = _State()
+
+
+def _load(name: str) -> None:
+    path = FOLDER / f"{name}.so"
+    if not path.exists():
+        _state.problems[name] = f"{path.name} was not built"
+        return
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        _state.problems[name] = str(error)
+        return
+    _state.loaded[name] = path
+
+
+def load() -> None:
+    """Loads the libraries that this torch can use; called once, by the import of an ops module.
+
+    Raises:
+        ImportError: The CPU library is missing or does not load.
+    """
+    if "_C" in _state.loaded:
+        return
+    _load("_C")
+    if "_C" not in _state.loaded:
+        raise ImportError(
+            f"fieldline's core did not load ({_state.problems['_C']}); build it with: "
+            "pip install --no-build-isolation -e ."
+        )
+    if torch.version.cuda is None:
+        _state.problems["_C_cuda"] = "this torch has no CUDA"
+    else:
+        _load("_C_cuda")
+
+
+def load_emulated() -> None:
+    """Loads the emulated CUDA kernels, for tests.
+
+    Raises:
+        ImportError: The library was not built (FIELDLINE_EMULATED=OFF).
+    """
+    load()
+    if "_C_emulated" in _state.loaded:
+        return
+    _load("_C_emulated")
+    if "_C_emulated" not in _state.loaded:
+        raise ImportError(f"the emulated kernels: {_state.problems['_C_emulated']}")
+    for declare in _state.declared:
+        declare(EMULATED)
+
+
+def loaded() -> dict[str, Path]:
+    """Each loaded library and its file."""
+    return dict(_state.loaded)
+
+
+def problems() -> dict[str, str]:
+    """Each library that did not load and why."""
+    return dict(_state.problems)
+
+
+def ops() -> Any:
+    """The operators: ``torch.ops.fieldline``, or their emulated twins inside ``emulated()``."""
+    return getattr(torch.ops, _state.active)
+
+
+@contextlib.contextmanager
+def emulated() -> Iterator[None]:
+    """Runs the CUDA kernels on the CPU inside the block, for tests.
+
+    Example:
+        >>> with emulated():  # doctest: +SKIP
+        ...     project(means, quats, scales, viewmats, Ks, width=64, height=64)
+    """
+    load_emulated()
+    before, _state.active = _state.active, EMULATED
+    try:
+        yield
+    finally:
+        _state.active = before
+
+
+def declare(
+    name: str,
+    fake: Callable[..., Any],
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
+) -> None:
+    """Registers an operator's fake kernel and, if given, its gradient, in both namespaces.
+
+    Args:
+        name: The operator's name without namespace.
+        fake: Returns outputs of the right shape, dtype and device without computing them.
+        setup_context: As for ``torch.library.register_autograd``.
+        backward: ``backward(ctx, *grads)``. It reaches operators through ``ctx_ops(ctx)``.
+    """
+
+    def register(namespace: str) -> None:
+        qualified = f"{namespace}::{name}"
+        torch.library.register_fake(qualified, fake)
+        if backward is None:
+            return
+
+        def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.namespace = namespace
+            if setup_context is not None:
+                setup_context(ctx, inputs, output)
+
+        torch.library.register_autograd(qualified, backward, setup_context=setup)
+
+    load()
+    _state.declared.append(register)
+    register(NAMESPACE)
+    if EMULATED in _state.active or "_C_emulated" in _state.loaded:
+        register(EMULATED)
+
+
+def ctx_ops(ctx: Any) -> Any:
+    """The namespace that the forward ran in, for its backward."""
+    return getattr(torch.ops, ctx.namespace)
