@@ -4,12 +4,14 @@
 Three libraries lie beside this file. ``_C`` holds every schema and the CPU kernels. ``_C_cuda``
 adds CUDA kernels to the same operators and is loaded when torch has CUDA. ``_C_emulated`` holds
 the CUDA kernels compiled for the CPU, as operators of the namespace ``fieldline_emulated``; only
-tests load it.
+tests load it. FIELDLINE_LIBRARY_DIR names another folder to load them from, for builds with
+sanitizers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 import torch
 
-FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(os.environ.get("FIELDLINE_LIBRARY_DIR") or Path(__file__).parent).resolve()
 NAMESPACE = "fieldline"
 EMULATED = "fieldline_emulated"
 
