@@ -3,12 +3,12 @@
 // What every kernel and every piece of shared maths is written in. One source, three compiles:
 //
 //   nvcc               FL_HD is __host__ __device__, FL_LAUNCH is <<<>>> with error checks
-//   g++                CPU sources: FL_HD is nothing; vector types and scalar intrinsics exist
+//   g++                CPU sources: vector types and scalar intrinsics exist, nothing else
 //   g++ -DFL_EMULATE   the .cu files themselves: threads are fibres (emulate/emulator.h)
 //
 // Rules for kernels
-//   FL_HD inline float f(...)               maths for host and device (write `inline` yourself)
-//   FL_D inline float g(...)                device only: may use threadIdx, barriers, atomics
+//   FL_HD float f(...)                      maths for host and device (core/macros.h)
+//   FL_D float g(...)                       device only: may use threadIdx, barriers, atomics
 //   template <typename T>
 //   FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) my_kernel(const T* FL_RESTRICT x, int64_t n) {
 //     FL_SHARED(T, tile, 256);              static, 16-byte aligned; FL_SHARED_2D(T, t, 16, 17)
@@ -19,7 +19,7 @@
 // Shared arrays index and decay to pointers (`tile[i]`, `tile + i`, `T* p = tile`); where a
 // template deduces T* or a cast needs a pointer, write `&tile[0]`: in the emulator they are
 // checked objects. A kernel that needs commas in T names the type with `using` first.
-// Grid and block are dim3 or any integer; a grid with a zero extent launches nothing.
+// FL_HD and FL_D contain `inline`. Grid and block are dim3 or any integer; a grid with a zero extent launches nothing.
 #pragma once
 
 #include <cstddef>
@@ -29,6 +29,8 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+
+#include "core/macros.h"
 
 #if defined(FL_EMULATE) && defined(__CUDACC__)
 #error "FL_EMULATE compiles kernels with a host compiler, not with nvcc"
@@ -42,10 +44,8 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #endif
 
-#define FL_HD __host__ __device__
-#define FL_D __device__
+#define FL_D __device__ inline
 #define FL_KERNEL __global__ void
-#define FL_FORCE_INLINE __forceinline__
 #define FL_LAUNCH_BOUNDS(threads, min_blocks) __launch_bounds__(threads, min_blocks)
 #define FL_UNROLL _Pragma("unroll")
 #define FL_SHARED(T, name, N) __shared__ alignas(alignof(T) > 16 ? alignof(T) : 16) T name[N]
@@ -53,7 +53,7 @@
   __shared__ alignas(alignof(T) > 16 ? alignof(T) : 16) T name[M][N]
 // Every kernel sees the same bytes under one type, so that kernels of different T can share a file.
 #define FL_DYNAMIC_SHARED(T, name)                                  \
-  extern __shared__ alignas(16) unsigned char fl_dynamic_shared[]; \
+  extern __shared__ __align__(16) unsigned char fl_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(fl_dynamic_shared)
 
 #else
@@ -61,9 +61,7 @@
 #include "emulate/intrinsics.h"
 #include "emulate/vector_types.h"
 
-#define FL_HD
-#define FL_D
-#define FL_FORCE_INLINE inline __attribute__((always_inline))
+#define FL_D inline
 #define FL_UNROLL
 
 #ifdef FL_EMULATE
