@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a scene is: cameras, points, Gaussians; and the files they live in."""
+
+from .camera_models import CAMERA_MODELS, CameraModel
+from .cameras import Camera, intrinsics_matrix
+from .gaussians import Gaussians3D, rgb_to_sh0, sh0_to_rgb
+from .neighbours import nearest_neighbour_distances
+from .points import PointCloud
+from .rotations import matrix_to_quaternion, quaternion_to_matrix, slerp
+
+__all__ = [
+    "CAMERA_MODELS",
+    "Camera",
+    "CameraModel",
+    "Gaussians3D",
+    "PointCloud",
+    "intrinsics_matrix",
+    "matrix_to_quaternion",
+    "nearest_neighbour_distances",
+    "quaternion_to_matrix",
+    "rgb_to_sh0",
+    "sh0_to_rgb",
+    "slerp",
+]
