@@ -16,6 +16,7 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PARTS = ["cuda", "representations", "tracers", "datasets", "engine", "viewer"]
@@ -87,6 +88,15 @@ class CMakeBuild(build_ext):
         return []
 
 
+class FreshBuild(build_py):
+    """Starts from an empty folder: a wheel never holds a module that was since deleted."""
+
+    def run(self) -> None:
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+
+
 class AnyPythonWheel(bdist_wheel):
     """The libraries use neither Python's nor torch's unstable ABI: one wheel serves them all."""
 
@@ -100,5 +110,5 @@ setup(
     package_dir=package_dir,
     package_data={"fieldline": ["py.typed"], "fieldline.cuda": ["**/*.h"]},
     ext_modules=[Extension("fieldline.cuda._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},
+    cmdclass={"build_py": FreshBuild, "build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},
 )

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fieldline: 3D vision and neural fields for PyTorch, on one C++/CUDA core.
+
+    import fieldline as fl
+
+    scene = fl.datasets.load("fox/", downscale=4)
+    splats = fl.Gaussians3D.from_points(scene.points, scene.point_colors)
+    fl.fit(splats, scene, steps=2000)
+    image = fl.render(splats, scene.test[0].camera).rgb
+
+Names are loaded when they are first used: importing this module loads neither torch nor the core,
+compiles nothing and touches no GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import FileFormatError
+
+if TYPE_CHECKING:
+    from . import compat, cuda, datasets, engine, representations, tracers
+    from .engine.training import evaluate, fit, fit_events
+    from .representations.cameras import Camera
+    from .representations.files import load, save
+    from .representations.gaussians import Gaussians3D
+    from .tracers.splatting import RenderOutput, rasterization, render
+
+    __version__: str
+
+# Where each name lives. A name that is its own module stands for that module.
+_HOME = {
+    "Camera": "representations.cameras",
+    "Gaussians3D": "representations.gaussians",
+    "RenderOutput": "tracers.splatting",
+    "evaluate": "engine.training",
+    "fit": "engine.training",
+    "fit_events": "engine.training",
+    "load": "representations.files",
+    "rasterization": "tracers.splatting",
+    "render": "tracers.splatting",
+    "save": "representations.files",
+    "compat": "compat",
+    "cuda": "cuda",
+    "datasets": "datasets",
+    "engine": "engine",
+    "representations": "representations",
+    "tracers": "tracers",
+}
+
+__all__ = [
+    "Camera",
+    "FileFormatError",
+    "Gaussians3D",
+    "RenderOutput",
+    "__version__",
+    "compat",
+    "cuda",
+    "datasets",
+    "engine",
+    "evaluate",
+    "fit",
+    "fit_events",
+    "load",
+    "rasterization",
+    "render",
+    "representations",
+    "save",
+    "tracers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a name of the public interface from its home, once."""
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _HOME:
+        home = _HOME[name]
+        value = importlib.import_module(f".{home}", __name__)
+        if home != name:
+            value = getattr(value, name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _version() -> str:
+    """The installed version; a source tree that was never installed has none."""
+    from importlib import metadata
+
+    try:
+        return metadata.version(__name__)
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
