@@ -39,14 +39,14 @@ FL_LIBRARY_FRAGMENT(m) {
       "(Tensor tiles_per_splat, Tensor flatten_ids, Tensor offsets)");
   m.def(
       "splat_blend(Tensor means2d, Tensor conics, Tensor colors, Tensor opacities, "
-      "Tensor? backgrounds, Tensor? masks, int width, int height, int tile_size, Tensor offsets, "
-      "Tensor flatten_ids, float alpha_cap, bool keep_state) -> "
-      "(Tensor render, Tensor alphas, Tensor last_ids, Tensor state)");
+      "Tensor? means2d_abs, Tensor? backgrounds, Tensor? masks, int width, int height, "
+      "int tile_size, Tensor offsets, Tensor flatten_ids, float alpha_cap, bool keep_state) -> "
+      "(Tensor render, Tensor alphas, Tensor state)");
   m.def(
       "splat_blend_backward(Tensor means2d, Tensor conics, Tensor colors, Tensor opacities, "
       "Tensor? backgrounds, Tensor? masks, int width, int height, int tile_size, Tensor offsets, "
-      "Tensor flatten_ids, float alpha_cap, Tensor render, Tensor alphas, Tensor last_ids, "
-      "Tensor state, Tensor g_render, Tensor g_alphas, bool absgrad) -> "
+      "Tensor flatten_ids, float alpha_cap, Tensor render, Tensor alphas, Tensor state, "
+      "Tensor g_render, Tensor g_alphas, bool absgrad) -> "
       "(Tensor g_means2d, Tensor g_means2d_abs, Tensor g_conics, Tensor g_colors, "
       "Tensor g_opacities)");
   m.def(

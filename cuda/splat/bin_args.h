@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The arguments of binning, checked once for both backends.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "core/check.h"
+#include "splat/bin.h"
+
+namespace fl::splat {
+
+template <typename T>
+struct BinArgs {
+  const T* means2d;
+  const int32_t* radii;
+  const T *depths, *conics, *opacities;
+  const int32_t* image_ids;  // null: splat i belongs to image i / splats_per_image
+  int64_t M, n_images, splats_per_image;
+  TileGrid grid;
+
+  FL_HD int64_t tiles() const { return n_images * grid.width * grid.height; }
+};
+
+inline void check_pair_count(int64_t pairs) {
+  STD_TORCH_CHECK(pairs <= std::numeric_limits<int32_t>::max(),
+                  "splat_bin: expected fewer than 2^31 (splat, tile) pairs, got ", pairs,
+                  " or more; render fewer images at once, or larger tiles");
+}
+
+inline void check_bin(const Tensor& means2d, const Tensor& radii, const Tensor& depths,
+                      const std::optional<Tensor>& conics, const std::optional<Tensor>& opacities,
+                      const std::optional<Tensor>& image_ids, int64_t n_images, int64_t tile_size,
+                      int64_t tile_width, int64_t tile_height, const char* op) {
+  check_float(means2d, op, "means2d");
+  check_shape(means2d, {-1, 2}, op, "means2d");
+  const int64_t M = means2d.size(0);
+  STD_TORCH_CHECK(M <= std::numeric_limits<int32_t>::max(), op,
+                  ": means2d: expected fewer than 2^31 splats, got ", M);
+  check_shape(radii, {M, 2}, op, "radii");
+  check_dtype(radii, ScalarType::Int, op, "radii");
+  check_shape(depths, {M}, op, "depths");
+  check_dtype(depths, means2d.scalar_type(), op, "depths");
+  check_same_device(radii, means2d, op, "radii");
+  check_same_device(depths, means2d, op, "depths");
+  STD_TORCH_CHECK(conics.has_value() == opacities.has_value(), op,
+                  ": expected conics and opacities together, or neither");
+  if (conics.has_value()) {
+    check_shape(*conics, {M, 3}, op, "conics");
+    check_dtype(*conics, means2d.scalar_type(), op, "conics");
+    check_same_device(*conics, means2d, op, "conics");
+    check_shape(*opacities, {M}, op, "opacities");
+    check_dtype(*opacities, means2d.scalar_type(), op, "opacities");
+    check_same_device(*opacities, means2d, op, "opacities");
+  }
+  STD_TORCH_CHECK(n_images >= 0 && tile_size >= 1 && tile_width >= 1 && tile_height >= 1, op,
+                  ": expected n_images >= 0 and tile_size, tile_width, tile_height >= 1, got ",
+                  n_images, ", ", tile_size, ", ", tile_width, ", ", tile_height);
+  STD_TORCH_CHECK(tile_width < (1 << 24) && tile_height < (1 << 24) &&
+                      n_images <= std::numeric_limits<int32_t>::max() / (tile_width * tile_height),
+                  op, ": expected fewer than 2^31 tiles in all images");
+  if (image_ids.has_value()) {
+    check_shape(*image_ids, {M}, op, "image_ids");
+    check_dtype(*image_ids, ScalarType::Int, op, "image_ids");
+    check_same_device(*image_ids, means2d, op, "image_ids");
+  } else {
+    STD_TORCH_CHECK(n_images == 0 ? M == 0 : M % n_images == 0, op, ": expected ", M,
+                    " splats to divide into ", n_images, " images");
+  }
+}
+
+template <typename T>
+BinArgs<T> bin_args(const Tensor& means2d, const Tensor& radii, const Tensor& depths,
+                    const std::optional<Tensor>& conics, const std::optional<Tensor>& opacities,
+                    const std::optional<Tensor>& image_ids, int64_t n_images, int64_t tile_size,
+                    int64_t tile_width, int64_t tile_height) {
+  const int64_t M = means2d.size(0);
+  return {input<T>(means2d),
+          input<int32_t>(radii),
+          input<T>(depths),
+          optional_input<T>(conics),
+          optional_input<T>(opacities),
+          optional_input<int32_t>(image_ids),
+          M,
+          n_images,
+          n_images > 0 ? std::max<int64_t>(1, M / n_images) : 1,
+          {static_cast<int>(tile_size), static_cast<int>(tile_width),
+           static_cast<int>(tile_height)}};
+}
+
+}  // namespace fl::splat

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One fragment: what one Gaussian does to one pixel, front to back.
+//
+//   sigma = (A dx^2 + C dy^2) / 2 + B dx dy         d = pixel centre - mean
+//   alpha = min(cap, opacity exp(-sigma))           skipped where sigma < 0 or alpha < 1/255
+//   colour += T alpha c;  T *= 1 - alpha            stops before T would fall to 1e-4
+//
+// Backward, also front to back: with v the gradient of the pixel's colour and
+//   rest_i = sum over later fragments of T_j alpha_j (c_j . v) - T_end (v_alpha - background . v)
+// the gradient of alpha_i is T_i (c_i . v) - rest_i / (1 - alpha_i). Replaying forward makes every
+// decision exactly as the forward pass did and needs one number a pixel, not the colour behind.
+//
+// Everything is templated on the value V: a scalar, or a SIMD vector of pixels in one row.
+#pragma once
+
+#include "core/math.h"
+#include "splat/project.h"
+
+namespace fl {
+
+constexpr double kTransmittanceStop = 1e-4;
+
+template <typename V, typename S>
+FL_HD V fragment_sigma(S A, S B, S C, V dx, S dy) {
+  return S(0.5) * A * dx * dx + (B * dx + S(0.5) * C * dy) * dy;
+}
+
+// Gradients of A, B, C, mean and opacity from the sums over a splat's fragments of g = d loss /
+// d sigma and its moments: sums of g, g dx, g dy, g dx^2, g dx dy, g dy^2.
+template <typename S>
+struct Moments {
+  S one, x, y, xx, xy, yy;
+};
+
+template <typename S>
+FL_HD Vec2<S> mean_gradient(const Moments<S>& m, S A, S B, S C) {
+  return {-(A * m.x + B * m.y), -(B * m.x + C * m.y)};
+}
+
+template <typename S>
+FL_HD Vec3<S> conic_gradient(const Moments<S>& m) {
+  return {S(0.5) * m.xx, m.xy, S(0.5) * m.yy};
+}
+
+// d sigma carries -alpha d alpha, and d alpha = (alpha / opacity) d opacity.
+template <typename S>
+FL_HD S opacity_gradient(const Moments<S>& m, S opacity) {
+  return -m.one / opacity;
+}
+
+}  // namespace fl

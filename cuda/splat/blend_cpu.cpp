@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// CPU schedule of blending: threads over tiles. float32 goes through the SIMD kernels of
+// blend_simd.cpp; float64 (and more than 64 channels) through the scalar ones here, which are
+// also the plainest statement of the method.
+//
+// Backward: one thread adds each pair's gradient straight to its splat. Several threads store the
+// pairs' gradients and then add each splat's in tile order: the same sums in the same order, so
+// that the gradient does not depend on the number of threads.
+#include <tuple>
+#include <vector>
+
+#include "core/parallel.h"
+#include "core/registration.h"
+#include "splat/args.h"
+#include "splat/bin.h"
+#include "splat/blend.h"
+#include "splat/blend_simd.h"
+
+namespace fl::splat {
+namespace {
+
+struct TileLayout {
+  BlendSizes s;
+  int64_t width, height, tile_size;
+  const int32_t* offsets;
+  const bool* masks;
+
+  int64_t tiles_per_image() const { return s.tile_width * s.tile_height; }
+  int64_t tiles() const { return s.I * tiles_per_image(); }
+  int64_t begin(int64_t tile) const { return offsets[tile]; }
+  int64_t end(int64_t tile) const { return tile + 1 < tiles() ? offsets[tile + 1] : s.P; }
+  int64_t image(int64_t tile) const { return tile / tiles_per_image(); }
+  int x0(int64_t tile) const { return static_cast<int>(tile % s.tile_width * tile_size); }
+  int y0(int64_t tile) const {
+    return static_cast<int>(tile % tiles_per_image() / s.tile_width * tile_size);
+  }
+  int columns(int64_t tile) const {
+    return static_cast<int>(std::min(tile_size, width - x0(tile)));
+  }
+  int rows(int64_t tile) const { return static_cast<int>(std::min(tile_size, height - y0(tile))); }
+};
+
+// Bounds that a kernel could read outside of, if the lists were not those of splat_bin.
+void check_lists(const TileLayout& layout, const int32_t* ids, const char* op) {
+  int64_t before = 0;
+  for (int64_t tile = 0; tile < layout.tiles(); ++tile) {
+    const int64_t at = layout.offsets[tile];
+    STD_TORCH_CHECK(at >= before && at <= layout.s.P, op, ": offsets: expected values rising from ",
+                    "0 to ", layout.s.P, ", got ", at, " at tile ", tile);
+    before = at;
+  }
+  int32_t low = 0, high = -1;
+  for (int64_t i = 0; i < layout.s.P; ++i) {
+    low = std::min(low, ids[i]);
+    high = std::max(high, ids[i]);
+  }
+  STD_TORCH_CHECK(low >= 0 && high < layout.s.M, op, ": flatten_ids: expected 0 to ",
+                  layout.s.M - 1, ", got ", low < 0 ? low : high);
+}
+
+template <typename T>
+struct BlendArgs {
+  const T *means2d, *conics, *colors, *opacities, *backgrounds;
+  const int32_t* ids;
+  T alpha_cap;
+};
+
+std::vector<SplatRecord> make_records(const BlendArgs<float>& a, const BlendSizes& s) {
+  std::vector<SplatRecord> records(s.M);
+  parallel_for(0, s.M, 1 << 13, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      SplatRecord& r = records[i];
+      r.x = a.means2d[2 * i];
+      r.y = a.means2d[2 * i + 1];
+      r.A = a.conics[3 * i];
+      r.B = a.conics[3 * i + 1];
+      r.C = a.conics[3 * i + 2];
+      r.opacity = a.opacities[i];
+      // A little beyond the threshold, so that the exact test on alpha decides.
+      r.max_sigma = max_sigma(r.opacity) + 1e-3f;
+      const float det = difference_of_products(r.A, r.C, r.B, r.B);
+      const float extent = std::sqrt(2.0f * r.max_sigma * r.A / det);
+      r.y_extent = extent < 1e9f ? extent * 1.0001f + 1e-3f : 1e9f;
+      if (!(r.opacity >= static_cast<float>(kAlphaThreshold))) r.y_extent = -1e9f;
+      for (int64_t c = 0; c < kRecordColors; ++c)
+        r.color[c] = c < s.D ? a.colors[s.D * i + c] : 0.0f;
+    }
+  });
+  return records;
+}
+
+BlendTile make_tile(const BlendArgs<float>& a, const TileLayout& layout,
+                    const std::vector<SplatRecord>& records, int64_t tile) {
+  const bool shown = layout.masks == nullptr || layout.masks[tile];
+  return {records.data(),
+          a.colors,
+          a.ids + layout.begin(tile),
+          shown ? layout.end(tile) - layout.begin(tile) : 0,
+          static_cast<int>(layout.s.D),
+          layout.x0(tile),
+          layout.y0(tile),
+          layout.columns(tile),
+          layout.rows(tile),
+          static_cast<int>(layout.tile_size),
+          a.alpha_cap,
+          static_cast<int>(layout.width),
+          a.backgrounds != nullptr ? a.backgrounds + layout.image(tile) * layout.s.D : nullptr};
+}
+
+// True where the vector kernels apply.
+bool use_simd(float, const BlendSizes& s) { return s.D <= kMaxChannels; }
+bool use_simd(double, const BlendSizes&) { return false; }
+
+void forward_simd(const BlendArgs<float>& a, const TileLayout& layout, float* render, float* alphas) {
+  const std::vector<SplatRecord> records = make_records(a, layout.s);
+  const auto kernel = FL_ISA_SELECT(blend_tile_forward);
+  const int64_t pixels = layout.width * layout.height;
+  parallel_dynamic(layout.tiles(), [&](int64_t tile, int64_t) {
+    const int64_t first = layout.image(tile) * pixels;
+    kernel(make_tile(a, layout, records, tile), render + first * layout.s.D, alphas + first);
+  });
+}
+void forward_simd(const BlendArgs<double>&, const TileLayout&, double*, double*) {}
+
+template <typename T>
+struct ScalarFragment {
+  T alpha, next;
+  bool capped;
+};
+
+enum class Step { skip, blend, stop };
+
+template <typename T>
+Step evaluate(const BlendArgs<T>& a, int64_t i, T px, T py, T transmittance, ScalarFragment<T>& f) {
+  const T sigma = fragment_sigma<T, T>(a.conics[3 * i], a.conics[3 * i + 1], a.conics[3 * i + 2],
+                                       px - a.means2d[2 * i], py - a.means2d[2 * i + 1]);
+  const T raw = a.opacities[i] * std::exp(-sigma);
+  f.alpha = minimum(a.alpha_cap, raw);
+  if (!(sigma >= T(0)) || !(f.alpha >= T(kAlphaThreshold))) return Step::skip;
+  f.capped = raw > a.alpha_cap;
+  f.next = transmittance * (T(1) - f.alpha);
+  return f.next <= T(kTransmittanceStop) ? Step::stop : Step::blend;
+}
+
+template <typename T>
+void forward_scalar(const BlendArgs<T>& a, const TileLayout& layout, T* render, T* alphas) {
+  const int64_t D = layout.s.D;
+  parallel_dynamic(layout.tiles(), [&](int64_t tile, int64_t) {
+    const bool shown = layout.masks == nullptr || layout.masks[tile];
+    for (int y = layout.y0(tile); y < layout.y0(tile) + layout.rows(tile); ++y)
+      for (int x = layout.x0(tile); x < layout.x0(tile) + layout.columns(tile); ++x) {
+        const int64_t pixel = (layout.image(tile) * layout.height + y) * layout.width + x;
+        T* color = render + pixel * D;
+        for (int64_t c = 0; c < D; ++c) color[c] = T(0);
+        T transmittance = T(1);
+        for (int64_t k = layout.begin(tile); shown && k < layout.end(tile); ++k) {
+          const int64_t i = a.ids[k];
+          ScalarFragment<T> f;
+          const Step step = evaluate(a, i, x + T(0.5), y + T(0.5), transmittance, f);
+          if (step == Step::stop) break;
+          if (step == Step::skip) continue;
+          for (int64_t c = 0; c < D; ++c) color[c] += transmittance * f.alpha * a.colors[D * i + c];
+          transmittance = f.next;
+        }
+        alphas[pixel] = T(1) - transmittance;
+        if (a.backgrounds == nullptr) continue;
+        for (int64_t c = 0; c < D; ++c)
+          color[c] += transmittance * a.backgrounds[layout.image(tile) * D + c];
+      }
+  });
+}
+
+template <typename T>
+struct BlendOutputs {
+  const T *render, *alphas, *g_render, *g_alphas;
+};
+
+// Where each pair's gradient goes: rows of one splat lie together, in tile order.
+struct PairSlots {
+  std::vector<int64_t> first;  // [M + 1]
+  std::vector<int32_t> slot;   // [P]
+};
+
+PairSlots place_pairs(const int32_t* ids, int64_t M, int64_t P) {
+  PairSlots slots{std::vector<int64_t>(M + 1, 0), std::vector<int32_t>(P)};
+  for (int64_t k = 0; k < P; ++k) ++slots.first[ids[k] + 1];
+  for (int64_t i = 0; i < M; ++i) slots.first[i + 1] += slots.first[i];
+  std::vector<int64_t> next(slots.first.begin(), slots.first.end() - 1);
+  for (int64_t k = 0; k < P; ++k) slots.slot[k] = static_cast<int32_t>(next[ids[k]]++);
+  return slots;
+}
+
+void add_pairs(const PairSlots& slots, const float* pairs, int64_t width, int64_t M, float* sums) {
+  parallel_for(0, M, 1 << 10, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t row = slots.first[i]; row < slots.first[i + 1]; ++row)
+        for (int64_t k = 0; k < width; ++k) sums[i * width + k] += pairs[row * width + k];
+  });
+}
+
+// `sums` [M, kPairGeometry + D] starts at zero.
+void backward_simd(const BlendArgs<float>& a, const TileLayout& layout,
+                   const BlendOutputs<float>& out, bool absgrad, float* sums) {
+  const std::vector<SplatRecord> records = make_records(a, layout.s);
+  const auto kernel = FL_ISA_SELECT(blend_tile_backward);
+  const int64_t pixels = layout.width * layout.height, D = layout.s.D, width = kPairGeometry + D;
+  const bool direct = thread_count() == 1;
+  PairSlots slots;
+  std::unique_ptr<float[]> pairs;
+  if (!direct) {
+    slots = place_pairs(a.ids, layout.s.M, layout.s.P);
+    pairs.reset(new float[layout.s.P * width]);
+    parallel_for(0, layout.tiles(), 1 << 10, [&](int64_t begin, int64_t end) {
+      // A masked tile's kernel sees no pairs, so its rows are cleared here.
+      for (int64_t tile = begin; tile < end; ++tile)
+        if (layout.masks != nullptr && !layout.masks[tile])
+          for (int64_t k = layout.begin(tile); k < layout.end(tile); ++k)
+            std::fill_n(pairs.get() + slots.slot[k] * width, width, 0.0f);
+    });
+  }
+  parallel_dynamic(layout.tiles(), [&](int64_t tile, int64_t) {
+    const int64_t first = layout.image(tile) * pixels;
+    const BlendGradients gradients{
+        out.render + first * D, out.alphas + first, out.g_render + first * D, out.g_alphas + first,
+        sums, pairs.get(), direct ? nullptr : slots.slot.data() + layout.begin(tile), absgrad};
+    kernel(make_tile(a, layout, records, tile), gradients);
+  });
+  if (!direct) add_pairs(slots, pairs.get(), width, layout.s.M, sums);
+}
+void backward_simd(const BlendArgs<double>&, const TileLayout&, const BlendOutputs<double>&, bool,
+                   double*) {}
+
+template <typename T>
+void backward_pixel(const BlendArgs<T>& a, const TileLayout& layout, const BlendOutputs<T>& out,
+                    int64_t tile, int64_t pixel, T px, T py, T* sums) {
+  const int64_t D = layout.s.D, width = kPairGeometry + D;
+  const T* v = out.g_render + pixel * D;
+  T rest = -(T(1) - out.alphas[pixel]) * out.g_alphas[pixel], transmittance = T(1);
+  for (int64_t c = 0; c < D; ++c) rest += v[c] * out.render[pixel * D + c];
+  for (int64_t k = layout.begin(tile); k < layout.end(tile); ++k) {
+    const int64_t i = a.ids[k];
+    ScalarFragment<T> f;
+    const Step step = evaluate(a, i, px, py, transmittance, f);
+    if (step == Step::stop) return;
+    if (step == Step::skip) continue;
+    const T weight = transmittance * f.alpha;
+    T along = T(0);
+    T* sum = sums + i * width;
+    for (int64_t c = 0; c < D; ++c) {
+      along += a.colors[D * i + c] * v[c];
+      sum[kPairGeometry + c] += weight * v[c];
+    }
+    rest -= weight * along;
+    const T g_alpha = transmittance * along - rest / (T(1) - f.alpha);
+    transmittance = f.next;
+    if (f.capped) continue;
+    const T g = -f.alpha * g_alpha;
+    const T dx = px - a.means2d[2 * i], dy = py - a.means2d[2 * i + 1];
+    const Moments<T> m{g, g * dx, g * dy, g * dx * dx, g * dx * dy, g * dy * dy};
+    const Vec2<T> mean =
+        mean_gradient(m, a.conics[3 * i], a.conics[3 * i + 1], a.conics[3 * i + 2]);
+    const Vec3<T> conic = conic_gradient(m);
+    const T values[kPairGeometry] = {mean.x,  mean.y,  std::abs(mean.x), std::abs(mean.y),
+                                     conic.x, conic.y, conic.z, opacity_gradient(m, a.opacities[i])};
+    for (int q = 0; q < kPairGeometry; ++q) sum[q] += values[q];
+  }
+}
+
+// One thread: the float64 path serves checks, not speed, and must not depend on the schedule.
+template <typename T>
+void backward_scalar(const BlendArgs<T>& a, const TileLayout& layout, const BlendOutputs<T>& out,
+                     T* sums) {
+  for (int64_t tile = 0; tile < layout.tiles(); ++tile) {
+    if (layout.masks != nullptr && !layout.masks[tile]) continue;
+    for (int y = layout.y0(tile); y < layout.y0(tile) + layout.rows(tile); ++y)
+      for (int x = layout.x0(tile); x < layout.x0(tile) + layout.columns(tile); ++x) {
+        const int64_t pixel = (layout.image(tile) * layout.height + y) * layout.width + x;
+        backward_pixel(a, layout, out, tile, pixel, x + T(0.5), y + T(0.5), sums);
+      }
+  }
+}
+
+template <typename T>
+BlendArgs<T> blend_args(const Tensor& means2d, const Tensor& conics, const Tensor& colors,
+                        const Tensor& opacities, const std::optional<Tensor>& backgrounds,
+                        const Tensor& flatten_ids, double alpha_cap) {
+  return {input<T>(means2d),   input<T>(conics),
+          input<T>(colors),    input<T>(opacities),
+          optional_input<T>(backgrounds), input<int32_t>(flatten_ids),
+          static_cast<T>(alpha_cap)};
+}
+
+TileLayout tile_layout(const BlendSizes& s, int64_t width, int64_t height, int64_t tile_size,
+                       const Tensor& offsets, const std::optional<Tensor>& masks) {
+  return {s, width, height, tile_size, input<int32_t>(offsets), optional_input<bool>(masks)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> splat_blend_cpu(
+    Tensor means2d, Tensor conics, Tensor colors, Tensor opacities, std::optional<Tensor>,
+    std::optional<Tensor> backgrounds, std::optional<Tensor> masks, int64_t width, int64_t height,
+    int64_t tile_size, Tensor offsets, Tensor flatten_ids, double alpha_cap, bool) {
+  const char* op = "splat_blend";
+  const BlendSizes s = check_blend(means2d, conics, &colors, opacities, backgrounds, masks, width,
+                                   height, tile_size, offsets, flatten_ids, op);
+  dense_all(means2d, conics, colors, opacities);
+  dense_all(backgrounds, masks, offsets, flatten_ids);
+  Tensor render = new_empty(means2d, {s.I, height, width, s.D});
+  Tensor alphas = new_empty(means2d, {s.I, height, width, 1});
+  const TileLayout layout = tile_layout(s, width, height, tile_size, offsets, masks);
+  check_lists(layout, input<int32_t>(flatten_ids), op);
+  dispatch_float(means2d, [&](auto zero) {
+    using T = decltype(zero);
+    const auto args =
+        blend_args<T>(means2d, conics, colors, opacities, backgrounds, flatten_ids, alpha_cap);
+    if (use_simd(zero, s))
+      forward_simd(args, layout, output<T>(render), output<T>(alphas));
+    else
+      forward_scalar(args, layout, output<T>(render), output<T>(alphas));
+  });
+  return {render, alphas, new_empty(means2d, {0})};
+}
+
+template <typename T>
+void split_sums(const T* sums, int64_t M, int64_t D, T* means, T* means_abs, T* conics, T* colors,
+                T* opacities) {
+  const int64_t width = kPairGeometry + D;
+  parallel_for(0, M, 1 << 12, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T* row = sums + i * width;
+      for (int k = 0; k < 2; ++k) means[2 * i + k] = row[k];
+      if (means_abs != nullptr)
+        for (int k = 0; k < 2; ++k) means_abs[2 * i + k] = row[2 + k];
+      for (int k = 0; k < 3; ++k) conics[3 * i + k] = row[4 + k];
+      opacities[i] = row[7];
+      for (int64_t c = 0; c < D; ++c) colors[D * i + c] = row[kPairGeometry + c];
+    }
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> splat_blend_backward_cpu(
+    Tensor means2d, Tensor conics, Tensor colors, Tensor opacities,
+    std::optional<Tensor> backgrounds, std::optional<Tensor> masks, int64_t width, int64_t height,
+    int64_t tile_size, Tensor offsets, Tensor flatten_ids, double alpha_cap, Tensor render,
+    Tensor alphas, Tensor, Tensor g_render, Tensor g_alphas, bool absgrad) {
+  const char* op = "splat_blend_backward";
+  const BlendSizes s = check_blend(means2d, conics, &colors, opacities, backgrounds, masks, width,
+                                   height, tile_size, offsets, flatten_ids, op);
+  check_shape(render, {s.I, height, width, s.D}, op, "render");
+  check_shape(alphas, {s.I, height, width, 1}, op, "alphas");
+  check_shape(g_render, {s.I, height, width, s.D}, op, "g_render");
+  check_shape(g_alphas, {s.I, height, width, 1}, op, "g_alphas");
+  dense_all(means2d, conics, colors, opacities, render, alphas, g_render, g_alphas);
+  dense_all(backgrounds, masks, offsets, flatten_ids);
+  Tensor sums = new_zeros(means2d, {s.M, kPairGeometry + s.D});
+  Tensor g_means2d = new_empty(means2d, {s.M, 2}), g_conics = new_empty(means2d, {s.M, 3});
+  Tensor g_means2d_abs = new_empty(means2d, {absgrad ? s.M : 0, 2});
+  Tensor g_colors = new_empty(means2d, {s.M, s.D}), g_opacities = new_empty(means2d, {s.M});
+  const TileLayout layout = tile_layout(s, width, height, tile_size, offsets, masks);
+  check_lists(layout, input<int32_t>(flatten_ids), op);
+  dispatch_float(means2d, [&](auto zero) {
+    using T = decltype(zero);
+    const auto args =
+        blend_args<T>(means2d, conics, colors, opacities, backgrounds, flatten_ids, alpha_cap);
+    const BlendOutputs<T> out{input<T>(render), input<T>(alphas), input<T>(g_render),
+                              input<T>(g_alphas)};
+    if (use_simd(zero, s))
+      backward_simd(args, layout, out, absgrad, output<T>(sums));
+    else
+      backward_scalar(args, layout, out, output<T>(sums));
+    split_sums(output<T>(sums), s.M, s.D, output<T>(g_means2d),
+               absgrad ? output<T>(g_means2d_abs) : nullptr, output<T>(g_conics),
+               output<T>(g_colors), output<T>(g_opacities));
+  });
+  return {g_means2d, g_means2d_abs, g_conics, g_colors, g_opacities};
+}
+
+// Every blended (splat, pixel) with list position in [range_start, range_end) batches of
+// tile_size^2, in the order of pixels and then depth, as gsplat's rasterize_to_indices_in_range.
+std::tuple<Tensor, Tensor, Tensor> splat_indices_in_range_cpu(
+    int64_t range_start, int64_t range_end, Tensor transmittances, Tensor means2d, Tensor conics,
+    Tensor opacities, int64_t width, int64_t height, int64_t tile_size, Tensor offsets,
+    Tensor flatten_ids, double alpha_cap) {
+  const char* op = "splat_indices_in_range";
+  const BlendSizes s = check_blend(means2d, conics, nullptr, opacities, std::nullopt, std::nullopt,
+                                   width, height, tile_size, offsets, flatten_ids, op);
+  check_shape(transmittances, {s.I, height, width}, op, "transmittances");
+  check_dtype(transmittances, means2d.scalar_type(), op, "transmittances");
+  dense_all(transmittances, means2d, conics, opacities, offsets, flatten_ids);
+  const TileLayout layout = tile_layout(s, width, height, tile_size, offsets, std::nullopt);
+  check_lists(layout, input<int32_t>(flatten_ids), op);
+  const int64_t batch = tile_size * tile_size, pixels = width * height;
+  std::vector<std::vector<int64_t>> splats(pixels * s.I);
+  dispatch_float(means2d, [&](auto zero) {
+    using T = decltype(zero);
+    const auto a = blend_args<T>(means2d, conics, opacities, opacities, std::nullopt, flatten_ids,
+                                 alpha_cap);
+    const T* start = input<T>(transmittances);
+    parallel_dynamic(layout.tiles(), [&](int64_t tile, int64_t) {
+      const int64_t begin = layout.begin(tile) + range_start * batch;
+      const int64_t end = std::min(layout.end(tile), layout.begin(tile) + range_end * batch);
+      for (int y = layout.y0(tile); y < layout.y0(tile) + layout.rows(tile); ++y)
+        for (int x = layout.x0(tile); x < layout.x0(tile) + layout.columns(tile); ++x) {
+          const int64_t pixel = layout.image(tile) * pixels + y * width + x;
+          T transmittance = start[pixel];
+          for (int64_t k = begin; k < end; ++k) {
+            ScalarFragment<T> f;
+            const Step step = evaluate(a, a.ids[k], x + T(0.5), y + T(0.5), transmittance, f);
+            if (step == Step::stop) break;
+            if (step == Step::skip) continue;
+            splats[pixel].push_back(a.ids[k]);
+            transmittance = f.next;
+          }
+        }
+    });
+  });
+  int64_t total = 0;
+  for (const auto& own : splats) total += static_cast<int64_t>(own.size());
+  Tensor splat_ids = new_empty(means2d, {total}, ScalarType::Long);
+  Tensor pixel_ids = new_empty(means2d, {total}, ScalarType::Long);
+  Tensor image_ids = new_empty(means2d, {total}, ScalarType::Long);
+  int64_t at = 0;
+  for (int64_t pixel = 0; pixel < pixels * s.I; ++pixel)
+    for (const int64_t splat : splats[pixel]) {
+      output<int64_t>(splat_ids)[at] = splat;
+      output<int64_t>(pixel_ids)[at] = pixel % pixels;
+      output<int64_t>(image_ids)[at++] = pixel / pixels;
+    }
+  return {splat_ids, pixel_ids, image_ids};
+}
+
+}  // namespace
+
+FL_LIBRARY_IMPL_CPU(m) {
+  m.impl("splat_blend", TORCH_BOX(&splat_blend_cpu));
+  m.impl("splat_blend_backward", TORCH_BOX(&splat_blend_backward_cpu));
+  m.impl("splat_indices_in_range", TORCH_BOX(&splat_indices_in_range_cpu));
+}
+
+}  // namespace fl::splat
