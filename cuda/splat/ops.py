@@ -36,6 +36,10 @@ class Bins(NamedTuple):
     offsets: Tensor  # int32 [I, tile_height, tile_width]: where a tile's run begins
 
 
+def _like(tensor: Tensor) -> Tensor:
+    return tensor.new_empty(tensor.shape)
+
+
 def camera_model_index(model: str) -> int:
     """The core's number for a camera model.
 
@@ -137,12 +141,12 @@ def _project_backward_fake(
     B, N = means.shape[:2]
     own, other = (B, 0) if covars is not None else (0, B)
     return (
-        torch.empty_like(means),
+        _like(means),
         means.new_empty(own, N, 6),
         means.new_empty(other, N, 4),
         means.new_empty(other, N, 3),
-        torch.empty_like(viewmats),
-        torch.empty_like(Ks),
+        _like(viewmats),
+        _like(Ks),
     )
 
 
@@ -215,7 +219,7 @@ def _shade_backward_fake(*args: Any) -> tuple[Tensor, ...]:
     return (
         means.new_empty(B, means.shape[1], 3),
         means.new_empty(B, viewmats.shape[1], 4, 4),
-        torch.empty_like(coefficients),
+        _like(coefficients),
     )
 
 
@@ -439,11 +443,11 @@ def _blend_backward_fake(
     means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
     return (
-        torch.empty_like(means2d),
+        _like(means2d),
         means2d.new_empty(means2d.shape[0] if rest[-1] else 0, 2),
-        torch.empty_like(conics),
-        torch.empty_like(colors),
-        torch.empty_like(opacities),
+        _like(conics),
+        _like(colors),
+        _like(opacities),
     )
 
 
@@ -569,7 +573,7 @@ declare("splat_shade", _shade_fake, _shade_setup, _shade_backward)
 declare("splat_shade_backward", _shade_backward_fake)
 declare(
     "spherical_harmonics",
-    lambda degree, dirs, coefficients, masks: torch.empty_like(dirs),
+    lambda degree, dirs, coefficients, masks: _like(dirs),
     _harmonics_setup,
     _harmonics_backward,
 )
@@ -577,7 +581,7 @@ declare(
     "spherical_harmonics_backward",
     lambda degree, dirs, coefficients, masks, g, needs_dirs: (
         dirs.new_empty(dirs.shape[0] if needs_dirs else 0, 3),
-        torch.empty_like(coefficients),
+        _like(coefficients),
     ),
 )
 declare(
@@ -588,7 +592,7 @@ declare(
 )
 declare(
     "splat_covariance_backward",
-    lambda quats, scales, inverse, g: (torch.empty_like(quats), torch.empty_like(scales)),
+    lambda quats, scales, inverse, g: (_like(quats), _like(scales)),
 )
 declare("splat_bin", _bin_fake)
 declare("splat_blend", _blend_fake, _blend_setup, _blend_backward)
