@@ -19,7 +19,8 @@
 // Shared arrays index and decay to pointers (`tile[i]`, `tile + i`, `T* p = tile`); where a
 // template deduces T* or a cast needs a pointer, write `&tile[0]`: in the emulator they are
 // checked objects. A kernel that needs commas in T names the type with `using` first.
-// FL_HD and FL_D contain `inline`. Grid and block are dim3 or any integer; a grid with a zero extent launches nothing.
+// FL_HD and FL_D contain `inline`. Grid and block are dim3 or any integer; a grid with a zero
+// extent launches nothing.
 #pragma once
 
 #include <cstddef>
@@ -52,7 +53,7 @@
 #define FL_SHARED_2D(T, name, M, N) \
   __shared__ alignas(alignof(T) > 16 ? alignof(T) : 16) T name[M][N]
 // Every kernel sees the same bytes under one type, so that kernels of different T can share a file.
-#define FL_DYNAMIC_SHARED(T, name)                                  \
+#define FL_DYNAMIC_SHARED(T, name)                                   \
   extern __shared__ __align__(16) unsigned char fl_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(fl_dynamic_shared)
 
@@ -69,10 +70,10 @@
 
 #define FL_KERNEL void
 #define FL_LAUNCH_BOUNDS(threads, min_blocks)
-#define FL_SHARED(T, name, N)                       \
+#define FL_SHARED(T, name, N)                      \
   static ::fl::emulate::SharedSlot fl_slot_##name; \
   const auto name = ::fl::emulate::shared_array<T, (N)>(fl_slot_##name, #name)
-#define FL_SHARED_2D(T, name, M, N)                 \
+#define FL_SHARED_2D(T, name, M, N)                \
   static ::fl::emulate::SharedSlot fl_slot_##name; \
   const auto name = ::fl::emulate::shared_array_2d<T, (M), (N)>(fl_slot_##name, #name)
 #define FL_DYNAMIC_SHARED(T, name) const auto name = ::fl::emulate::dynamic_array<T>(#name)
@@ -121,8 +122,7 @@ inline void check_cuda(cudaError_t status, const char* what) {
 inline Stream current_stream(int32_t device_index) {
   void* stream = nullptr;
   if (aoti_torch_get_current_cuda_stream(device_index, &stream) != 0)
-    throw std::runtime_error("torch has no CUDA stream for device " +
-                             std::to_string(device_index));
+    throw std::runtime_error("torch has no CUDA stream for device " + std::to_string(device_index));
   return static_cast<Stream>(stream);
 }
 #endif
@@ -174,6 +174,7 @@ inline Stream current_stream(int32_t) { return 0; }
 template <typename... Parameters, typename... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), Extent grid, Extent block,
             std::size_t shared_bytes, Stream, Arguments&&... arguments) {
+  if (grid.empty()) return;
   emulate::run(name, kernel, grid.value, block.value, shared_bytes,
                std::forward<Arguments>(arguments)...);
 }

@@ -25,12 +25,12 @@
 
 #if defined(__CUDACC__)
 
+#include <thrust/iterator/counting_iterator.h>
+#include <thrust/iterator/transform_iterator.h>
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_reduce.cuh>
 #include <cub/device/device_scan.cuh>
 #include <cub/device/device_select.cuh>
-#include <thrust/iterator/counting_iterator.h>
-#include <thrust/iterator/transform_iterator.h>
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -130,8 +130,8 @@ void sort_pairs(const Key* keys_in, Key* keys_out, const Value* values_in, Value
   static_assert(std::is_unsigned<Key>::value, "sort_pairs: expected unsigned keys");
   if (n <= 0) return;
   detail::with_scratch("sort_pairs", [&](void* scratch, std::size_t& bytes) {
-    return cub::DeviceRadixSort::SortPairs(scratch, bytes, keys_in, keys_out, values_in,
-                                           values_out, n, begin_bit, end_bit, stream);
+    return cub::DeviceRadixSort::SortPairs(scratch, bytes, keys_in, keys_out, values_in, values_out,
+                                           n, begin_bit, end_bit, stream);
   });
 }
 

@@ -5,10 +5,13 @@
 // sums are taken over chunks of a fixed size, then over the chunks in order.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <algorithm>
-#include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
+#include <new>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -100,79 +103,108 @@ struct Digit {
   }
 };
 
-// Few elements are not worth large tables; many are worth fewer passes over them.
-inline std::vector<Digit> split_into_digits(int64_t n, int begin_bit, int end_bit) {
-  const int widest = n < 4096 ? 8 : 11;
-  const int bits = end_bit - begin_bit;
-  const int passes = (bits + widest - 1) / widest;
+// The bits in which the keys are not all alike.
+template <typename Key>
+Key differing_bits(const Key* keys, int64_t n) {
+  std::vector<Key> found((n + scan_chunk - 1) / scan_chunk, Key(0));
+  for_chunks(n, scan_chunk, [&](int64_t c, int64_t begin, int64_t end) {
+    Key different = 0;
+    for (int64_t i = begin; i < end; ++i) different |= keys[i] ^ keys[0];
+    found[c] = different;
+  });
+  Key different = 0;
+  for (Key part : found) different |= part;
+  return different;
+}
+
+// Digits for the bits that matter. Few keys are not worth large tables; many are worth fewer
+// passes over them.
+inline std::vector<Digit> split_into_digits(uint64_t different, int64_t n) {
   std::vector<Digit> digits;
-  for (int pass = 0, shift = begin_bit; pass < passes; ++pass) {
-    const int width = (end_bit - shift + passes - pass - 1) / (passes - pass);
-    digits.push_back({shift, width});
-    shift += width;
+  const int widest = n < 4096 ? 8 : 11;
+  while (different != 0) {
+    const int first = __builtin_ctzll(different);
+    const int bits = 64 - __builtin_clzll(different) - first;
+    const int passes = (bits + widest - 1) / widest;
+    const int width = (bits + passes - 1) / passes;
+    digits.push_back({first, width});
+    different &= ~(((uint64_t{1} << width) - 1) << first);
   }
   return digits;
 }
 
+// Memory in pages of 2 MiB where the system gives them: scattered writes to ordinary pages spend
+// most of their time on first touches and address translation (measured: half of a sort of 4 M).
+inline void* large_pages(std::size_t bytes) {
+  if (bytes == 0) return nullptr;
+  constexpr std::size_t page = std::size_t{1} << 21;
+  if (bytes < page) return std::malloc(bytes);
+  bytes = (bytes + page - 1) / page * page;
+  void* memory = std::aligned_alloc(page, bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+// Pairs as the caller has them, and as they travel between passes: side by side, so that a pair
+// moves to one cache line and not two.
 template <typename Key, typename Value>
-struct Pairs {
+struct Planar {
   Key* keys;
   Value* values;
+
+  auto key(int64_t i) const { return keys[i]; }
+  auto value(int64_t i) const { return values[i]; }
+  template <typename K, typename V>
+  void put(int64_t i, K k, V v) const {
+    keys[i] = k;
+    values[i] = v;
+  }
 };
 
-// A digit sort of n pairs in `chunks` equal parts, each part's order kept.
-template <typename Key>
-class Histograms {
- public:
-  Histograms(int64_t n, int64_t chunks, Digit digit)
-      : n_(n), chunks_(chunks), digit_(digit), buckets_(std::size_t{1} << digit.bits),
-        counts_(chunks * buckets_) {}
+template <typename Key, typename Value>
+struct Packed {
+  struct Pair {
+    Key key;
+    Value value;
+  };
+  struct Free {
+    void operator()(Pair* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<Pair[], Free> pairs;
 
-  int64_t begin(int64_t chunk) const { return n_ * chunk / chunks_; }
-  int64_t* of(int64_t chunk) { return counts_.data() + chunk * buckets_; }
+  explicit Packed(int64_t n) : pairs(static_cast<Pair*>(large_pages(n * sizeof(Pair)))) {}
+  Key key(int64_t i) const { return pairs[i].key; }
+  Value value(int64_t i) const { return pairs[i].value; }
+  void put(int64_t i, Key k, Value v) const { pairs[i] = {k, v}; }
+};
 
-  void count(const Key* keys) {
-    parallel_for(0, chunks_, 1, [&](int64_t first, int64_t last) {
-      for (int64_t c = first; c < last; ++c) {
-        int64_t* counts = of(c);
-        std::fill(counts, counts + buckets_, int64_t{0});
-        for (int64_t i = begin(c), end = begin(c + 1); i < end; ++i) ++counts[digit_.of(keys[i])];
-      }
+// Sorts by one digit: `chunks` equal parts are counted, given places and moved, each by one thread.
+template <typename From, typename To>
+void sort_by_digit(const From& from, const To& to, int64_t n, int64_t chunks, Digit digit) {
+  const std::size_t buckets = std::size_t{1} << digit.bits;
+  std::vector<int64_t> table(chunks * buckets, 0);
+  const auto each_chunk = [&](const auto& f) {
+    parallel_for(0, chunks, 1, [&](int64_t first, int64_t last) {
+      for (int64_t c = first; c < last; ++c)
+        f(table.data() + c * buckets, n * c / chunks, n * (c + 1) / chunks);
     });
-  }
-
-  // Turns counts into the place of each chunk's first pair of each bucket. False: one bucket holds
-  // all pairs, so that this digit leaves them in order.
-  bool place() {
-    int64_t next = 0;
-    for (std::size_t bucket = 0; bucket < buckets_; ++bucket) {
-      const int64_t bucket_begin = next;
-      for (int64_t c = 0; c < chunks_; ++c) next += std::exchange(of(c)[bucket], next);
-      if (next - bucket_begin == n_) return false;
+  };
+  each_chunk([&](int64_t* counts, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) ++counts[digit.of(from.key(i))];
+  });
+  int64_t next = 0;
+  for (std::size_t bucket = 0; bucket < buckets; ++bucket)
+    for (int64_t c = 0; c < chunks; ++c) next += std::exchange(table[c * buckets + bucket], next);
+  each_chunk([&](int64_t* places, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto key = from.key(i);
+      to.put(places[digit.of(key)]++, key, from.value(i));
     }
-    return true;
-  }
-
-  template <typename Value>
-  void scatter(Pairs<const Key, const Value> from, Pairs<Key, Value> to) {
-    parallel_for(0, chunks_, 1, [&](int64_t first, int64_t last) {
-      for (int64_t c = first; c < last; ++c) {
-        int64_t* next = of(c);
-        for (int64_t i = begin(c), end = begin(c + 1); i < end; ++i) {
-          const int64_t place = next[digit_.of(from.keys[i])]++;
-          to.keys[place] = from.keys[i];
-          to.values[place] = from.values[i];
-        }
-      }
-    });
-  }
-
- private:
-  int64_t n_, chunks_;
-  Digit digit_;
-  std::size_t buckets_;
-  std::vector<int64_t> counts_;
-};
+  });
+}
 
 }  // namespace detail
 
@@ -182,29 +214,27 @@ void sort_pairs(const Key* keys_in, Key* keys_out, const Value* values_in, Value
   static_assert(std::is_unsigned<Key>::value, "sort_pairs: expected unsigned keys");
   if (n <= 0) return;
   constexpr int64_t pairs_worth_a_thread = 1 << 14;
-  const int64_t chunks =
-      std::max<int64_t>(1, std::min(thread_count(), n / pairs_worth_a_thread));
-  std::unique_ptr<Key[]> spare_keys;
-  std::unique_ptr<Value[]> spare_values;
-  detail::Pairs<const Key, const Value> from{keys_in, values_in};
-  for (const detail::Digit digit : detail::split_into_digits(n, begin_bit, end_bit)) {
-    detail::Histograms<Key> histograms(n, chunks, digit);
-    histograms.count(from.keys);
-    if (!histograms.place()) continue;
-    detail::Pairs<Key, Value> to{keys_out, values_out};
-    if (from.keys == keys_out) {
-      if (!spare_keys) {
-        spare_keys.reset(new Key[n]);
-        spare_values.reset(new Value[n]);
-      }
-      to = {spare_keys.get(), spare_values.get()};
+  const int64_t chunks = std::max<int64_t>(1, std::min(thread_count(), n / pairs_worth_a_thread));
+  uint64_t different = detail::differing_bits(keys_in, n) >> begin_bit << begin_bit;
+  if (end_bit < 64) different &= (uint64_t{1} << end_bit) - 1;
+  const std::vector<detail::Digit> digits = detail::split_into_digits(different, n);
+  const std::size_t passes = digits.size();
+
+  const detail::Planar<const Key, const Value> in{keys_in, values_in};
+  const detail::Planar<Key, Value> out{keys_out, values_out};
+  if (passes == 0) {
+    std::copy(keys_in, keys_in + n, keys_out);
+    std::copy(values_in, values_in + n, values_out);
+  } else if (passes == 1) {
+    detail::sort_by_digit(in, out, n, chunks, digits[0]);
+  } else {
+    detail::Packed<Key, Value> here(n), there(passes > 2 ? n : 0);
+    detail::sort_by_digit(in, here, n, chunks, digits[0]);
+    for (std::size_t pass = 1; pass + 1 < passes; ++pass) {
+      detail::sort_by_digit(here, there, n, chunks, digits[pass]);
+      std::swap(here, there);
     }
-    histograms.scatter(from, to);
-    from = {to.keys, to.values};
-  }
-  if (from.keys != keys_out) {
-    std::copy(from.keys, from.keys + n, keys_out);
-    std::copy(from.values, from.values + n, values_out);
+    detail::sort_by_digit(here, out, n, chunks, digits[passes - 1]);
   }
 }
 

@@ -56,9 +56,24 @@ extern Coordinates coordinates;
 enum class BlockOp : uint8_t { barrier, count, any, all };
 
 enum class WarpOp : uint8_t {
-  barrier, ballot, any, all, match_any, match_all,
-  shuffle, shuffle_up, shuffle_down, shuffle_xor,
-  add, minimum_signed, minimum, maximum_signed, maximum, bit_and, bit_or, bit_xor,
+  barrier,
+  ballot,
+  any,
+  all,
+  match_any,
+  match_all,
+  shuffle,
+  shuffle_up,
+  shuffle_down,
+  shuffle_xor,
+  add,
+  minimum_signed,
+  minimum,
+  maximum_signed,
+  maximum,
+  bit_and,
+  bit_or,
+  bit_xor,
 };
 
 int block_barrier(BlockOp op, int predicate, Site site);
@@ -231,8 +246,8 @@ T __shfl_sync(unsigned mask, T value, int lane, int width = 32, FL_SITE) {
 }
 template <typename T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, FL_SITE) {
-  return fl::emulate::shuffle(fl::emulate::WarpOp::shuffle_up, mask, value,
-                              static_cast<int>(delta), width, FL_HERE);
+  return fl::emulate::shuffle(fl::emulate::WarpOp::shuffle_up, mask, value, static_cast<int>(delta),
+                              width, FL_HERE);
 }
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, FL_SITE) {
@@ -245,16 +260,16 @@ T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32, FL_SITE
                               FL_HERE);
 }
 static inline unsigned __ballot_sync(unsigned mask, int predicate, FL_SITE) {
-  return static_cast<unsigned>(fl::emulate::warp_operation(
-      fl::emulate::WarpOp::ballot, mask, predicate != 0, 0, 32, FL_HERE));
+  return static_cast<unsigned>(fl::emulate::warp_operation(fl::emulate::WarpOp::ballot, mask,
+                                                           predicate != 0, 0, 32, FL_HERE));
 }
 static inline int __any_sync(unsigned mask, int predicate, FL_SITE) {
-  return static_cast<int>(fl::emulate::warp_operation(fl::emulate::WarpOp::any, mask,
-                                                      predicate != 0, 0, 32, FL_HERE));
+  return static_cast<int>(
+      fl::emulate::warp_operation(fl::emulate::WarpOp::any, mask, predicate != 0, 0, 32, FL_HERE));
 }
 static inline int __all_sync(unsigned mask, int predicate, FL_SITE) {
-  return static_cast<int>(fl::emulate::warp_operation(fl::emulate::WarpOp::all, mask,
-                                                      predicate != 0, 0, 32, FL_HERE));
+  return static_cast<int>(
+      fl::emulate::warp_operation(fl::emulate::WarpOp::all, mask, predicate != 0, 0, 32, FL_HERE));
 }
 template <typename T>
 unsigned __match_any_sync(unsigned mask, T value, FL_SITE) {
@@ -267,10 +282,10 @@ unsigned __match_all_sync(unsigned mask, T value, int* all, FL_SITE) {
   return found;
 }
 
-#define FL_WARP_REDUCE(name, type, op)                                                       \
-  static inline type name(unsigned mask, type value, FL_SITE) {                              \
-    return static_cast<type>(fl::emulate::warp_operation(                                    \
-        fl::emulate::WarpOp::op, mask, static_cast<uint64_t>(value), 0, 32, FL_HERE));       \
+#define FL_WARP_REDUCE(name, type, op)                                                 \
+  static inline type name(unsigned mask, type value, FL_SITE) {                        \
+    return static_cast<type>(fl::emulate::warp_operation(                              \
+        fl::emulate::WarpOp::op, mask, static_cast<uint64_t>(value), 0, 32, FL_HERE)); \
   }
 FL_WARP_REDUCE(__reduce_add_sync, int, add)
 FL_WARP_REDUCE(__reduce_add_sync, unsigned, add)

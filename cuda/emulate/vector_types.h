@@ -14,12 +14,12 @@
     scalar x, y, z;               \
   };                              \
   static inline name make_##name(scalar x, scalar y, scalar z) { return name{x, y, z}; }
-#define FL_VECTOR_4(name, scalar, alignment)                                   \
-  struct alignas(alignment) name {                                             \
-    scalar x, y, z, w;                                                         \
-  };                                                                           \
-  static inline name make_##name(scalar x, scalar y, scalar z, scalar w) {     \
-    return name{x, y, z, w};                                                   \
+#define FL_VECTOR_4(name, scalar, alignment)                               \
+  struct alignas(alignment) name {                                         \
+    scalar x, y, z, w;                                                     \
+  };                                                                       \
+  static inline name make_##name(scalar x, scalar y, scalar z, scalar w) { \
+    return name{x, y, z, w};                                               \
   }
 
 FL_VECTOR_2(char2, signed char, 2)
