@@ -2,6 +2,7 @@
 """What a scene is: cameras, points, Gaussians; and the files they live in."""
 
 from .camera_models import CAMERA_MODELS, CameraModel
+from .camera_path import CameraPath, focus_point, mean_up
 from .cameras import Camera, intrinsics_matrix
 from .gaussians import Gaussians3D, rgb_to_sh0, sh0_to_rgb
 from .neighbours import nearest_neighbour_distances
@@ -12,10 +13,13 @@ __all__ = [
     "CAMERA_MODELS",
     "Camera",
     "CameraModel",
+    "CameraPath",
     "Gaussians3D",
     "PointCloud",
+    "focus_point",
     "intrinsics_matrix",
     "matrix_to_quaternion",
+    "mean_up",
     "nearest_neighbour_distances",
     "quaternion_to_matrix",
     "rgb_to_sh0",

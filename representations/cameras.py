@@ -35,7 +35,7 @@ from .rotations import matrix_to_quaternion, quaternion_to_matrix
 _NERFSTUDIO_TYPES: dict[str, int] = {"pinhole": 1, "fisheye": 2, "ortho": 8}
 
 
-def _as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
+def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
     """Make a floating tensor; numbers, lists and arrays take the dtype and device of `like`."""
     if isinstance(value, Tensor):
         return value if value.is_floating_point() else value.to(torch.get_default_dtype())
@@ -61,7 +61,7 @@ def intrinsics_matrix(fx: Any, fy: Any, cx: Any, cy: Any) -> Tensor:
     """
     like = next((value for value in (fx, fy, cx, cy) if isinstance(value, Tensor)), None)
     fx, fy, cx, cy = torch.broadcast_tensors(
-        *(_as_tensor(value, like) for value in (fx, fy, cx, cy))
+        *(as_tensor(value, like) for value in (fx, fy, cx, cy))
     )
     zero, one = torch.zeros_like(fx), torch.ones_like(fx)
     rows = ((fx, zero, cx), (zero, fy, cy), (zero, zero, one))
@@ -360,7 +360,7 @@ class Camera:
             tensor(-2.)
         """
         like = next((value for value in (eye, target, up) if isinstance(value, Tensor)), None)
-        eye, target, up = (_as_tensor(value, like) for value in (eye, target, up))
+        eye, target, up = (as_tensor(value, like) for value in (eye, target, up))
         forward = target - eye
         distance = forward.norm(dim=-1, keepdim=True)
         if not bool(((distance > 0) & torch.isfinite(distance)).all()):
@@ -369,7 +369,7 @@ class Camera:
         rotation = _look_rotation(forward, up)
         translation = -(rotation @ eye.expand_as(forward).unsqueeze(-1)).squeeze(-1)
         focal = _focal_length(fov_y, focal, height, model)
-        focal = _as_tensor(focal, forward).to(forward).expand(forward.shape[:-1])
+        focal = as_tensor(focal, forward).to(forward).expand(forward.shape[:-1])
         K = intrinsics_matrix(focal, focal, 0.5 * width, 0.5 * height)
         return cls(homogeneous(rotation, translation), K, width, height, model)
 
@@ -397,7 +397,7 @@ class Camera:
             >>> camera.world_to_camera.diagonal()
             tensor([ 1., -1., -1.,  1.])
         """
-        pose = checked_pose("Camera.from_opengl", "camera_to_world", _as_tensor(camera_to_world))
+        pose = checked_pose("Camera.from_opengl", "camera_to_world", as_tensor(camera_to_world))
         return cls._from_pose(invert_rigid(flip_y_z(pose)), K, width, height, model)
 
     def to_opengl(self) -> Tensor:
@@ -440,7 +440,7 @@ class Camera:
             tensor(-5.)
         """
         like = next((value for value in (qvec, tvec) if isinstance(value, Tensor)), None)
-        qvec, tvec = _as_tensor(qvec, like), _as_tensor(tvec, like)
+        qvec, tvec = as_tensor(qvec, like), as_tensor(tvec, like)
         if not bool((qvec.norm(dim=-1) > 0).all()):
             raise ValueError(
                 "Camera.from_colmap: qvec: expected non-zero quaternions, got a zero or NaN"
@@ -498,9 +498,9 @@ class Camera:
                 f"Camera.from_nerfstudio: camera_type: expected one of {sorted(models)}, "
                 f"got {camera_type}"
             )
-        pose = _as_tensor(camera_to_worlds)
+        pose = as_tensor(camera_to_worlds)
         batch = pose.shape[:-2]
-        values = [_as_tensor(value, pose) for value in (fx, fy, cx, cy)]
+        values = [as_tensor(value, pose) for value in (fx, fy, cx, cy)]
         values = [v.squeeze(-1) if v.dim() == len(batch) + 1 else v for v in values]
         return cls.from_opengl(pose, intrinsics_matrix(*values), width, height, models[camera_type])
 
@@ -530,7 +530,7 @@ class Camera:
     def _from_pose(
         cls, pose: Tensor, K: Any, width: int, height: int, model: CameraModel
     ) -> Camera:
-        K = _as_tensor(K, pose).to(pose)
+        K = as_tensor(K, pose).to(pose)
         if K.dim() < 2 or tuple(K.shape[-2:]) != (3, 3):
             raise ValueError(f"Camera: K: expected [..., 3, 3], got {list(K.shape)}")
         batch = torch.broadcast_shapes(pose.shape[:-2], K.shape[:-2])

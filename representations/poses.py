@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rigid poses as 4 x 4 matrices: assembling, inverting, and checking those that come from outside."""
+"""Rigid poses as 4 x 4 matrices: assembling, inverting, and checking those from outside."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def checked_pose(function: str, name: str, matrix: Tensor) -> Tensor:
         )
     if not bool(torch.isfinite(matrix).all()):
         raise ValueError(f"{function}: {name}: expected finite numbers, got NaN or Inf")
+    last_row = matrix[..., 3:, :] - matrix.new_tensor([0.0, 0.0, 0.0, 1.0])
+    if last_row.numel() and float(last_row.abs().max()) > _ROTATION_TOLERANCE:
+        raise ValueError(
+            f"{function}: {name}: expected [0, 0, 0, 1] as the last row of each matrix"
+        )
     rotation = matrix[..., :3, :3].to(torch.float64)
     identity = torch.eye(3, dtype=torch.float64, device=matrix.device)
     error = (rotation.transpose(-1, -2) @ rotation - identity).abs()
