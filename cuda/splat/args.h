@@ -136,4 +136,18 @@ inline BlendSizes check_blend(const Tensor& means2d, const Tensor& conics, const
   return {I, M, D, flatten_ids.numel(), tile_width, tile_height};
 }
 
+// Rows for the gradients of pairs, grouped by splat (bin_args.h says how), if the caller has them.
+inline void check_slots(const std::optional<Tensor>& slots, const std::optional<Tensor>& order,
+                        const std::optional<Tensor>& starts, const BlendSizes& s, const char* op) {
+  STD_TORCH_CHECK(slots.has_value() == order.has_value() && slots.has_value() == starts.has_value(),
+                  op, ": expected slots, order and starts together, or none of them");
+  if (!slots.has_value()) return;
+  check_shape(*slots, {s.P}, op, "slots");
+  check_dtype(*slots, ScalarType::Int, op, "slots");
+  check_shape(*order, {s.M}, op, "order");
+  check_dtype(*order, ScalarType::Int, op, "order");
+  check_shape(*starts, {s.M + 1}, op, "starts");
+  check_dtype(*starts, ScalarType::Long, op, "starts");
+}
+
 }  // namespace fl::splat

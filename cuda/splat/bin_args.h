@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
 
 #include "core/check.h"
 #include "splat/bin.h"
@@ -22,6 +23,30 @@ struct BinArgs {
 
   FL_HD int64_t tiles() const { return n_images * grid.width * grid.height; }
 };
+
+using BinResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// A pair's slot is its place when pairs lie splat by splat, splats in depth order: those of
+// order[r] are slots starts[r] to starts[r + 1]. Sums over a splat's pairs then have one order.
+struct BinOutputs {
+  Tensor tiles_per_splat, flatten_ids, offsets, slots, order, starts;
+
+  BinResult result() const {
+    return {tiles_per_splat, flatten_ids, offsets, slots, order, starts};
+  }
+};
+
+// flatten_ids and slots follow when the number of pairs is known.
+inline BinOutputs bin_outputs(const Tensor& means2d, int64_t n_images, int64_t tile_width,
+                              int64_t tile_height) {
+  const int64_t M = means2d.size(0);
+  BinOutputs out;
+  out.tiles_per_splat = new_empty(means2d, {M}, ScalarType::Int);
+  out.offsets = new_empty(means2d, {n_images, tile_height, tile_width}, ScalarType::Int);
+  out.order = new_empty(means2d, {M}, ScalarType::Int);
+  out.starts = new_empty(means2d, {M + 1}, ScalarType::Long);
+  return out;
+}
 
 inline void check_pair_count(int64_t pairs) {
   STD_TORCH_CHECK(pairs <= std::numeric_limits<int32_t>::max(),

@@ -28,15 +28,17 @@ bool is_visible(const BinArgs<T>& a, int64_t i) {
          (a.opacities == nullptr || a.opacities[i] >= T(kAlphaThreshold));
 }
 
-// Visible splats, nearest first; equal depths keep their order.
+// All splats: the visible ones nearest first, equal depths in their own order; then the others.
 template <typename T>
-std::vector<int32_t> sort_by_depth(const BinArgs<T>& a) {
+int64_t sort_by_depth(const BinArgs<T>& a, int32_t* order) {
   std::vector<int32_t> visible;
+  int64_t hidden = a.M;
+  for (int64_t i = a.M - 1; i >= 0; --i)
+    if (!is_visible(a, i)) order[--hidden] = static_cast<int32_t>(i);
   for (int64_t i = 0; i < a.M; ++i)
     if (is_visible(a, i)) visible.push_back(static_cast<int32_t>(i));
   const int64_t count = static_cast<int64_t>(visible.size());
   std::vector<uint32_t> keys(count), sorted_keys(count);
-  std::vector<int32_t> order(count);
   parallel_for(0, count, 1 << 14, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       const float depth = static_cast<float>(a.depths[visible[k]]);
@@ -45,8 +47,8 @@ std::vector<int32_t> sort_by_depth(const BinArgs<T>& a) {
       keys[k] = depth_key(bits);
     }
   });
-  cpu::sort_pairs(keys.data(), sorted_keys.data(), visible.data(), order.data(), count, 0, 32);
-  return order;
+  cpu::sort_pairs(keys.data(), sorted_keys.data(), visible.data(), order, count, 0, 32);
+  return count;
 }
 
 template <typename T>
@@ -90,10 +92,22 @@ int64_t place_tiles(std::vector<std::vector<int32_t>>& counts, int64_t tiles, in
   return next;
 }
 
+// starts[r]: pairs listed before rank r. Ranks that are not visible list none.
+void scan_ranks(const int32_t* order, const int32_t* tiles_per_splat, int64_t M, int64_t* starts) {
+  int64_t next = 0;
+  for (int64_t rank = 0; rank < M; ++rank) {
+    starts[rank] = next;
+    next += tiles_per_splat[order[rank]];
+  }
+  starts[M] = next;
+}
+
 template <typename T>
-Tensor bin(const BinArgs<T>& a, const Tensor& like, int32_t* tiles_per_splat, int32_t* offsets) {
-  const std::vector<int32_t> order = sort_by_depth(a);
-  const int64_t count = static_cast<int64_t>(order.size()), tiles = a.tiles();
+void bin(const BinArgs<T>& a, const Tensor& like, BinOutputs& out) {
+  int32_t *tiles_per_splat = output<int32_t>(out.tiles_per_splat),
+          *offsets = output<int32_t>(out.offsets), *order = output<int32_t>(out.order);
+  int64_t* starts = output<int64_t>(out.starts);
+  const int64_t count = sort_by_depth(a, order), tiles = a.tiles();
   const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(thread_count(), count / 4096));
   std::vector<std::vector<Pair>> pairs(parts);
   std::vector<std::vector<int32_t>> counts(parts);
@@ -107,29 +121,32 @@ Tensor bin(const BinArgs<T>& a, const Tensor& like, int32_t* tiles_per_splat, in
     }
   });
   const int64_t total = place_tiles(counts, tiles, offsets);
-  Tensor flatten_ids = new_empty(like, {total}, ScalarType::Int);
-  int32_t* ids = output<int32_t>(flatten_ids);
+  scan_ranks(order, tiles_per_splat, a.M, starts);
+  out.flatten_ids = new_empty(like, {total}, ScalarType::Int);
+  out.slots = new_empty(like, {total}, ScalarType::Int);
+  int32_t *ids = output<int32_t>(out.flatten_ids), *slots = output<int32_t>(out.slots);
   parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part)
-      for (const Pair& pair : pairs[part]) ids[counts[part][pair.tile]++] = pair.splat;
+    for (int64_t part = begin; part < end; ++part) {
+      int32_t slot = static_cast<int32_t>(starts[count * part / parts]);
+      for (const Pair& pair : pairs[part]) {
+        const int32_t place = counts[part][pair.tile]++;
+        ids[place] = pair.splat;
+        slots[place] = slot++;
+      }
+    }
   });
-  return flatten_ids;
 }
 
-std::tuple<Tensor, Tensor, Tensor> splat_bin_cpu(Tensor means2d, Tensor radii, Tensor depths,
-                                                 std::optional<Tensor> conics,
-                                                 std::optional<Tensor> opacities,
-                                                 std::optional<Tensor> image_ids, int64_t n_images,
-                                                 int64_t tile_size, int64_t tile_width,
-                                                 int64_t tile_height) {
+BinResult splat_bin_cpu(Tensor means2d, Tensor radii, Tensor depths, std::optional<Tensor> conics,
+                        std::optional<Tensor> opacities, std::optional<Tensor> image_ids,
+                        int64_t n_images, int64_t tile_size, int64_t tile_width,
+                        int64_t tile_height) {
   check_bin(means2d, radii, depths, conics, opacities, image_ids, n_images, tile_size, tile_width,
             tile_height, "splat_bin");
   dense_all(means2d, radii, depths);
   dense_all(conics, opacities, image_ids);
   const int64_t M = means2d.size(0);
-  Tensor tiles_per_splat = new_empty(means2d, {M}, ScalarType::Int);
-  Tensor offsets = new_empty(means2d, {n_images, tile_height, tile_width}, ScalarType::Int);
-  Tensor flatten_ids;
+  BinOutputs out = bin_outputs(means2d, n_images, tile_width, tile_height);
   dispatch_float(means2d, [&](auto zero) {
     using T = decltype(zero);
     const BinArgs<T> args = bin_args<T>(means2d, radii, depths, conics, opacities, image_ids,
@@ -139,9 +156,9 @@ std::tuple<Tensor, Tensor, Tensor> splat_bin_cpu(Tensor means2d, Tensor radii, T
         STD_TORCH_CHECK(args.image_ids[i] >= 0 && args.image_ids[i] < n_images,
                         "splat_bin: image_ids: expected 0 to ", n_images - 1, ", got ",
                         args.image_ids[i], " at ", i);
-    flatten_ids = bin(args, means2d, output<int32_t>(tiles_per_splat), output<int32_t>(offsets));
+    bin(args, means2d, out);
   });
-  return {tiles_per_splat, flatten_ids, offsets};
+  return out.result();
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 // Backward: one thread adds each pair's gradient straight to its splat. Several threads store the
 // pairs' gradients and then add each splat's in tile order: the same sums in the same order, so
 // that the gradient does not depend on the number of threads.
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -178,38 +179,57 @@ struct BlendOutputs {
 
 // Where each pair's gradient goes: rows of one splat lie together, in tile order.
 struct PairSlots {
-  std::vector<int64_t> first;  // [M + 1]
-  std::vector<int32_t> slot;   // [P]
+  const int32_t* slot;    // [P]
+  const int32_t* order;   // [M], null: the identity
+  const int64_t* starts;  // [M + 1]
+  std::vector<int32_t> own_slot;
+  std::vector<int64_t> own_starts;
+
+  int64_t splat(int64_t rank) const { return order != nullptr ? order[rank] : rank; }
 };
 
-PairSlots place_pairs(const int32_t* ids, int64_t M, int64_t P) {
-  PairSlots slots{std::vector<int64_t>(M + 1, 0), std::vector<int32_t>(P)};
-  for (int64_t k = 0; k < P; ++k) ++slots.first[ids[k] + 1];
-  for (int64_t i = 0; i < M; ++i) slots.first[i + 1] += slots.first[i];
-  std::vector<int64_t> next(slots.first.begin(), slots.first.end() - 1);
-  for (int64_t k = 0; k < P; ++k) slots.slot[k] = static_cast<int32_t>(next[ids[k]]++);
-  return slots;
+// For lists that did not come from splat_bin.
+void group_pairs(const int32_t* ids, int64_t M, int64_t P, PairSlots& slots) {
+  slots.own_starts.assign(M + 1, 0);
+  slots.own_slot.resize(P);
+  for (int64_t k = 0; k < P; ++k) ++slots.own_starts[ids[k] + 1];
+  for (int64_t i = 0; i < M; ++i) slots.own_starts[i + 1] += slots.own_starts[i];
+  std::vector<int64_t> next(slots.own_starts.begin(), slots.own_starts.end() - 1);
+  for (int64_t k = 0; k < P; ++k) slots.own_slot[k] = static_cast<int32_t>(next[ids[k]]++);
+  slots.slot = slots.own_slot.data();
+  slots.order = nullptr;
+  slots.starts = slots.own_starts.data();
+}
+
+void check_slot_values(const PairSlots& slots, int64_t M, int64_t P, const char* op) {
+  bool good = slots.starts[0] == 0 && slots.starts[M] == P;
+  for (int64_t r = 0; good && r < M; ++r)
+    good = slots.starts[r] <= slots.starts[r + 1] && slots.splat(r) >= 0 && slots.splat(r) < M;
+  for (int64_t k = 0; good && k < P; ++k) good = slots.slot[k] >= 0 && slots.slot[k] < P;
+  STD_TORCH_CHECK(good, op, ": slots, order, starts: expected those of splat_bin");
 }
 
 void add_pairs(const PairSlots& slots, const float* pairs, int64_t width, int64_t M, float* sums) {
   parallel_for(0, M, 1 << 10, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t row = slots.first[i]; row < slots.first[i + 1]; ++row)
-        for (int64_t k = 0; k < width; ++k) sums[i * width + k] += pairs[row * width + k];
+    for (int64_t rank = begin; rank < end; ++rank) {
+      float* sum = sums + slots.splat(rank) * width;
+      for (int64_t row = slots.starts[rank]; row < slots.starts[rank + 1]; ++row)
+        for (int64_t k = 0; k < width; ++k) sum[k] += pairs[row * width + k];
+    }
   });
 }
 
 // `sums` [M, kPairGeometry + D] starts at zero.
 void backward_simd(const BlendArgs<float>& a, const TileLayout& layout,
-                   const BlendOutputs<float>& out, bool absgrad, float* sums) {
+                   const BlendOutputs<float>& out, PairSlots& slots, bool absgrad, float* sums) {
   const std::vector<SplatRecord> records = make_records(a, layout.s);
   const auto kernel = FL_ISA_SELECT(blend_tile_backward);
   const int64_t pixels = layout.width * layout.height, D = layout.s.D, width = kPairGeometry + D;
   const bool direct = thread_count() == 1;
-  PairSlots slots;
   std::unique_ptr<float[]> pairs;
   if (!direct) {
-    slots = place_pairs(a.ids, layout.s.M, layout.s.P);
+    if (slots.slot == nullptr) group_pairs(a.ids, layout.s.M, layout.s.P, slots);
+    check_slot_values(slots, layout.s.M, layout.s.P, "splat_blend_backward");
     pairs.reset(new float[layout.s.P * width]);
     parallel_for(0, layout.tiles(), 1 << 10, [&](int64_t begin, int64_t end) {
       // A masked tile's kernel sees no pairs, so its rows are cleared here.
@@ -223,13 +243,13 @@ void backward_simd(const BlendArgs<float>& a, const TileLayout& layout,
     const int64_t first = layout.image(tile) * pixels;
     const BlendGradients gradients{
         out.render + first * D, out.alphas + first, out.g_render + first * D, out.g_alphas + first,
-        sums, pairs.get(), direct ? nullptr : slots.slot.data() + layout.begin(tile), absgrad};
+        sums, pairs.get(), direct ? nullptr : slots.slot + layout.begin(tile), absgrad};
     kernel(make_tile(a, layout, records, tile), gradients);
   });
   if (!direct) add_pairs(slots, pairs.get(), width, layout.s.M, sums);
 }
-void backward_simd(const BlendArgs<double>&, const TileLayout&, const BlendOutputs<double>&, bool,
-                   double*) {}
+void backward_simd(const BlendArgs<double>&, const TileLayout&, const BlendOutputs<double>&,
+                   PairSlots&, bool, double*) {}
 
 template <typename T>
 void backward_pixel(const BlendArgs<T>& a, const TileLayout& layout, const BlendOutputs<T>& out,
@@ -299,7 +319,8 @@ TileLayout tile_layout(const BlendSizes& s, int64_t width, int64_t height, int64
 std::tuple<Tensor, Tensor, Tensor> splat_blend_cpu(
     Tensor means2d, Tensor conics, Tensor colors, Tensor opacities, std::optional<Tensor>,
     std::optional<Tensor> backgrounds, std::optional<Tensor> masks, int64_t width, int64_t height,
-    int64_t tile_size, Tensor offsets, Tensor flatten_ids, double alpha_cap, bool) {
+    int64_t tile_size, Tensor offsets, Tensor flatten_ids, std::optional<Tensor>,
+    std::optional<Tensor>, std::optional<Tensor>, double alpha_cap, bool) {
   const char* op = "splat_blend";
   const BlendSizes s = check_blend(means2d, conics, &colors, opacities, backgrounds, masks, width,
                                    height, tile_size, offsets, flatten_ids, op);
@@ -318,7 +339,7 @@ std::tuple<Tensor, Tensor, Tensor> splat_blend_cpu(
     else
       forward_scalar(args, layout, output<T>(render), output<T>(alphas));
   });
-  return {render, alphas, new_empty(means2d, {0})};
+  return {render, alphas, new_empty(means2d, {0}, ScalarType::Int)};
 }
 
 template <typename T>
@@ -341,7 +362,8 @@ void split_sums(const T* sums, int64_t M, int64_t D, T* means, T* means_abs, T* 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> splat_blend_backward_cpu(
     Tensor means2d, Tensor conics, Tensor colors, Tensor opacities,
     std::optional<Tensor> backgrounds, std::optional<Tensor> masks, int64_t width, int64_t height,
-    int64_t tile_size, Tensor offsets, Tensor flatten_ids, double alpha_cap, Tensor render,
+    int64_t tile_size, Tensor offsets, Tensor flatten_ids, std::optional<Tensor> slots,
+    std::optional<Tensor> order, std::optional<Tensor> starts, double alpha_cap, Tensor render,
     Tensor alphas, Tensor, Tensor g_render, Tensor g_alphas, bool absgrad) {
   const char* op = "splat_blend_backward";
   const BlendSizes s = check_blend(means2d, conics, &colors, opacities, backgrounds, masks, width,
@@ -352,6 +374,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> splat_blend_backward_cpu(
   check_shape(g_alphas, {s.I, height, width, 1}, op, "g_alphas");
   dense_all(means2d, conics, colors, opacities, render, alphas, g_render, g_alphas);
   dense_all(backgrounds, masks, offsets, flatten_ids);
+  check_slots(slots, order, starts, s, op);
+  dense_all(slots, order, starts);
+  PairSlots pair_slots{optional_input<int32_t>(slots), optional_input<int32_t>(order),
+                       optional_input<int64_t>(starts), {}, {}};
   Tensor sums = new_zeros(means2d, {s.M, kPairGeometry + s.D});
   Tensor g_means2d = new_empty(means2d, {s.M, 2}), g_conics = new_empty(means2d, {s.M, 3});
   Tensor g_means2d_abs = new_empty(means2d, {absgrad ? s.M : 0, 2});
@@ -365,7 +391,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> splat_blend_backward_cpu(
     const BlendOutputs<T> out{input<T>(render), input<T>(alphas), input<T>(g_render),
                               input<T>(g_alphas)};
     if (use_simd(zero, s))
-      backward_simd(args, layout, out, absgrad, output<T>(sums));
+      backward_simd(args, layout, out, pair_slots, absgrad, output<T>(sums));
     else
       backward_scalar(args, layout, out, output<T>(sums));
     split_sums(output<T>(sums), s.M, s.D, output<T>(g_means2d),

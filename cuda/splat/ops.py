@@ -34,6 +34,9 @@ class Bins(NamedTuple):
     tiles_per_splat: Tensor  # int32 [M]
     flatten_ids: Tensor  # int32 [P], indices into the M splats
     offsets: Tensor  # int32 [I, tile_height, tile_width]: where a tile's run begins
+    slots: Tensor  # int32 [P]: a pair's place when pairs lie splat by splat, in depth order
+    order: Tensor  # int32 [M]: the splats in depth order, then those that no tile sees
+    starts: Tensor  # int64 [M + 1]: slots of order[r] are starts[r] to starts[r + 1]
 
 
 def _like(tensor: Tensor) -> Tensor:
@@ -367,6 +370,9 @@ def _bin_fake(means2d: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         means2d.new_empty(means2d.shape[0], dtype=torch.int32),
         means2d.new_empty(pairs, dtype=torch.int32),
         means2d.new_empty(n_images, tile_height, tile_width, dtype=torch.int32),
+        means2d.new_empty(pairs, dtype=torch.int32),
+        means2d.new_empty(means2d.shape[0], dtype=torch.int32),
+        means2d.new_empty(means2d.shape[0] + 1, dtype=torch.int64),
     )
 
 
@@ -378,8 +384,7 @@ def blend(
     width: int,
     height: int,
     tile_size: int,
-    offsets: Tensor,
-    flatten_ids: Tensor,
+    bins: Bins | tuple[Tensor, Tensor],
     *,
     backgrounds: Tensor | None = None,
     masks: Tensor | None = None,
@@ -396,8 +401,8 @@ def blend(
         width: Pixels.
         height: Pixels.
         tile_size: As given to ``bin_splats``.
-        offsets: int32 [I, tile_height, tile_width] of ``bin_splats``.
-        flatten_ids: int32 [P] of ``bin_splats``.
+        bins: What ``bin_splats`` returned, or just (offsets int32 [I, tile_height, tile_width],
+            flatten_ids int32 [P]), from which the backward pass rebuilds the rest.
         backgrounds: [I, D], seen through what the splats leave; default black.
         masks: bool [I, tile_height, tile_width]; tiles that are False show the background.
         means2d_abs: Any [M, 2] tensor that requires a gradient: it receives the sum of the
@@ -414,7 +419,7 @@ def blend(
         >>> mean = torch.tensor([[8.0, 8.0]])
         >>> bins = bin_splats(mean, torch.tensor([[9, 9]]).int(), torch.ones(1), 1, 16, 1, 1)
         >>> image, alpha = blend(mean, torch.tensor([[0.1, 0, 0.1]]), torch.ones(1, 3),
-        ...                      torch.ones(1), 16, 16, 16, bins.offsets, bins.flatten_ids)
+        ...                      torch.ones(1), 16, 16, 16, bins)
         >>> image.shape
         torch.Size([1, 16, 16, 3])
     """
@@ -422,8 +427,12 @@ def blend(
     keep_state = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in inputs
     )
+    if isinstance(bins, Bins):
+        lists = (bins.offsets, bins.flatten_ids, bins.slots, bins.order, bins.starts)
+    else:
+        lists = (*bins, None, None, None)
     render, alphas, _ = ops().splat_blend(
-        *inputs, masks, width, height, tile_size, offsets, flatten_ids, alpha_cap, keep_state
+        *inputs, masks, width, height, tile_size, *lists, alpha_cap, keep_state
     )
     return render, alphas
 
@@ -435,7 +444,7 @@ def _blend_fake(means2d: Tensor, conics: Tensor, colors: Tensor, *rest: Any) -> 
     return (
         colors.new_empty(images, height, width, colors.shape[1]),
         colors.new_empty(images, height, width, 1),
-        colors.new_empty(state),
+        colors.new_empty(state, dtype=torch.int32),
     )
 
 
@@ -453,10 +462,8 @@ def _blend_backward_fake(
 
 def _blend_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     means2d, conics, colors, opacities, _, backgrounds, masks = inputs[:7]
-    width, height, tile_size, offsets, flatten_ids, alpha_cap, _ = inputs[7:]
-    ctx.save_for_backward(
-        means2d, conics, colors, opacities, backgrounds, masks, offsets, flatten_ids, *output
-    )
+    width, height, tile_size, *lists, alpha_cap, _ = inputs[7:]
+    ctx.save_for_backward(means2d, conics, colors, opacities, backgrounds, masks, *lists, *output)
     ctx.settings = (width, height, tile_size, alpha_cap)
     ctx.mark_non_differentiable(output[2])
 
@@ -464,10 +471,8 @@ def _blend_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 def _blend_backward(
     ctx: Any, g_render: Tensor, g_alphas: Tensor, _: Tensor
 ) -> tuple[Tensor | None, ...]:
-    (means2d, conics, colors, opacities, backgrounds, masks, offsets, flatten_ids) = (
-        ctx.saved_tensors[:8]
-    )
-    render, alphas, state = ctx.saved_tensors[8:]
+    means2d, conics, colors, opacities, backgrounds, masks = ctx.saved_tensors[:6]
+    lists, (render, alphas, state) = ctx.saved_tensors[6:11], ctx.saved_tensors[11:]
     width, height, tile_size, alpha_cap = ctx.settings
     absgrad = ctx.needs_input_grad[4]
     g_means2d, g_abs, g_conics, g_colors, g_opacities = ctx_ops(ctx).splat_blend_backward(
@@ -480,8 +485,7 @@ def _blend_backward(
         width,
         height,
         tile_size,
-        offsets,
-        flatten_ids,
+        *lists,
         alpha_cap,
         render,
         alphas,
@@ -500,7 +504,7 @@ def _blend_backward(
         g_opacities,
         g_abs if absgrad else None,
         g_backgrounds,
-        *[None] * 8,
+        *[None] * 11,
     )
 
 
@@ -543,7 +547,7 @@ def indices_in_range(
         >>> mean = torch.tensor([[0.5, 0.5]])
         >>> bins = bin_splats(mean, torch.tensor([[1, 1]]).int(), torch.ones(1), 1, 16, 1, 1)
         >>> indices_in_range(0, 1, torch.ones(1, 1, 1), mean, torch.tensor([[9.0, 0, 9]]),
-        ...                  torch.ones(1) * 0.5, 1, 1, 16, *reversed(bins[1:]))[0]
+        ...                  torch.ones(1) * 0.5, 1, 1, 16, bins.offsets, bins.flatten_ids)[0]
         tensor([0])
     """
     return ops().splat_indices_in_range(
