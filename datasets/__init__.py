@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is read from disk: photographs with poses; and the scene that is made here."""
+
+from . import synthetic
+from .export import write_scene
+from .load import load
+from .scene import Scene, View, random_points
+
+__all__ = ["Scene", "View", "load", "random_points", "synthetic", "write_scene"]
