@@ -8,6 +8,7 @@
 #   make lint        ruff, pyright, clang-format           (make format to apply)
 #   make bench       benchmarks against peers on this machine
 #   make docs        the documentation, into site/
+#   make cuda        compile every kernel with nvcc, warnings as errors, for sm_80 and sm_90
 #   make build       only install and build;  make clean removes what was built, not .venv
 #
 # PYTHON=python3.12  which Python .venv is made with (3.11 or newer, for the pinned versions)
@@ -32,7 +33,7 @@ CORE := setup.py CMakeLists.txt $(wildcard $(PARTS:%=%/__init__.py)) \
 FORMATTED = $(shell find cuda -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 ASAN := build/asan/library
 
-.PHONY: demo test test-asan lint format bench docs build clean
+.PHONY: demo test test-asan lint format bench docs cuda build clean
 
 demo: $(VENV)/.built
 	$(BIN)/fieldline demo --output runs/demo --overwrite
@@ -65,6 +66,13 @@ bench: $(VENV)/.tools
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m mkdocs build --strict --quiet
+
+cuda: export FIELDLINE_CUDA = ON
+cuda: export FIELDLINE_WERROR = ON
+cuda: export FIELDLINE_CUDA_ARCHITECTURES ?= 80;90
+cuda: $(VENV)/.built
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/python .ci/check_cuda.py
 
 build: $(VENV)/.built
 

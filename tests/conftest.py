@@ -45,7 +45,7 @@ def data_dir() -> Path:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # noqa: ANN201
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     """In CI, a test that skipped itself over FIELDLINE_DATA has failed."""
     report = yield
     if IN_CI and report.skipped and "FIELDLINE_DATA" in str(report.longrepr):

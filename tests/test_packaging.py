@@ -9,15 +9,15 @@ import re
 import subprocess
 import sys
 import sysconfig
-import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import tomllib
+from fieldline.cuda import library
 
 import fieldline
-from fieldline.cuda import library
 
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED_SYMBOLS = ROOT / "tests" / "data" / "torch_2_10_symbols.txt"
@@ -52,7 +52,9 @@ def fresh_environment(folder: Path) -> Path:
     """A new virtual environment that sees this one's packages but not its fieldline."""
     venv.create(folder, with_pip=False, symlinks=True)
     interpreter = folder / "bin" / "python"
-    purelib = run([str(interpreter), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
+    purelib = run(
+        [str(interpreter), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    )
     # A plain line of a .pth file adds a folder without running the .pth files inside it, so the
     # editable fieldline of this environment stays unknown there.
     Path(purelib.strip(), "torch.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -163,7 +165,7 @@ def test_face_lists_what_it_has() -> None:
         assert re.search(rf"\b{name}\b", tree.split("# Where each name lives")[0]), name
     assert set(fieldline.__all__) == set(dir(fieldline))
     with pytest.raises(AttributeError, match="no_such_name"):
-        fieldline.no_such_name  # noqa: B018
+        fieldline.no_such_name
 
 
 def undefined_symbols(path: Path) -> list[str]:
@@ -196,7 +198,9 @@ def test_libraries_need_only_what_torch_2_10_had(name: str) -> None:
 
 def test_a_newer_symbol_would_be_caught(tmp_path: Path) -> None:
     source = tmp_path / "newer.cpp"
-    source.write_text('extern "C" int torch_new_stable_ivalue(); int f() { return torch_new_stable_ivalue(); }')
+    source.write_text(
+        'extern "C" int torch_new_stable_ivalue(); int f() { return torch_new_stable_ivalue(); }'
+    )
     built = tmp_path / "newer.so"
     run(["g++", "-shared", "-fPIC", "-o", str(built), str(source)])
     assert set(undefined_symbols(built)) - allowed_symbols() == {"torch_new_stable_ivalue"}

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fieldline info``: what a file, a folder of photos or a run holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from .console import print_facts, print_json
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what a file, a folder of photos or a run holds."""
+
+    path: tyro.conf.Positional[Path]
+    """A file that fieldline reads, a folder of photos with poses, or a run folder."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Prints what is there."""
+        facts = describe(self.path)
+        if self.json:
+            print_json(facts)
+        else:
+            print_facts({name.replace("_", " "): readable(value) for name, value in facts.items()})
+        return 0
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Facts about whatever lies at a path.
+
+    Raises:
+        FileNotFoundError: If nothing does.
+    """
+    from ..representations.files import load
+    from .inputs import SCENE_FILE
+
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if path.is_dir():
+        return describe_run(path) if (path / SCENE_FILE).exists() else describe_photos(path)
+    if path.name.startswith("transforms") and path.suffix == ".json":
+        return describe_photos(path)
+    return {"path": str(path), "bytes": path.stat().st_size, **describe_object(load(path))}
+
+
+def describe_object(thing: Any) -> dict[str, Any]:
+    """Facts about something that `load` returned."""
+    from ..representations.camera_path import CameraPath
+    from ..representations.gaussians import Gaussians3D
+
+    facts: dict[str, Any] = {"kind": type(thing).__name__}
+    if isinstance(thing, Gaussians3D):
+        return {**facts, **describe_splats(thing)}
+    if isinstance(thing, CameraPath):
+        size = f"{thing.cameras.width} x {thing.cameras.height}"
+        return {**facts, "frames": len(thing), "size": size, "seconds": thing.seconds}
+    if hasattr(thing, "__len__"):
+        facts["count"] = len(thing)
+    return facts
+
+
+def describe_splats(splats: Any) -> dict[str, Any]:
+    """Count, degree, where they are, and how large and opaque the middle one is."""
+    finite = splats.select(splats.finite)
+    facts: dict[str, Any] = {
+        "splats": len(splats),
+        "not_finite": len(splats) - len(finite),
+        "sh_degree": splats.sh_degree,
+    }
+    if len(finite):
+        low, high = finite.bounds.tolist()
+        facts |= {
+            "lower_corner": low,
+            "upper_corner": high,
+            "median_scale": float(finite.scales.median()),
+            "median_opacity": float(finite.opacities.median()),
+        }
+    return facts
+
+
+def describe_photos(path: Path) -> dict[str, Any]:
+    """Views, their sizes and split, and the sparse points of a captured scene."""
+    from ..datasets import load
+
+    scene = load(path)
+    sizes = sorted({f"{view.width} x {view.height}" for view in scene.views})
+    low, high = scene.bounds.tolist()
+    return {
+        "path": str(path),
+        "kind": "photos",
+        "views": len(scene.views),
+        "train": len(scene.train),
+        "test": len(scene.test),
+        "sizes": sizes,
+        "camera_models": sorted({view.camera.model for view in scene.views}),
+        "points": 0 if scene.points is None else len(scene.points),
+        "lower_corner": low,
+        "upper_corner": high,
+        "extent": scene.extent,
+    }
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """The splats of a run, what it was made from, and how well it did."""
+    from .inputs import open_input, read_json_object
+
+    run = open_input(folder)
+    metrics = read_json_object(folder / "metrics.json")
+    return {
+        "path": str(folder),
+        "kind": "run",
+        **describe_splats(run.splats),
+        "config": run.config,
+        "metrics": metrics,
+    }
+
+
+def readable(value: Any) -> str:
+    """A value as a person would write it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {readable(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(readable(item) for item in value)
+    return str(value)
