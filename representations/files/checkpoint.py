@@ -70,7 +70,7 @@ def read_gaussian_checkpoint(path: str | os.PathLike[str]) -> Gaussians3D:
             _check_contents(path, file)
             tensors = {name: file.get_tensor(name) for name in PARAMETER_NAMES}
         gaussians = Gaussians3D(**tensors)
-    except FileFormatError:
+    except (FileFormatError, FileNotFoundError):
         raise
     except (SafetensorError, ValueError, RuntimeError, OSError) as error:
         expected = f"tensors of {_FORMAT}"
