@@ -2,7 +2,8 @@
 """Builds the core with CMake + Ninja and maps the top-level folders into the package.
 
 Environment: FIELDLINE_CUDA (AUTO, ON, OFF), FIELDLINE_CUDA_ARCHITECTURES ("80;90"),
-FIELDLINE_EMULATED (ON, OFF), FIELDLINE_ASAN (ON, OFF), FIELDLINE_WERROR (ON, OFF), MAX_JOBS.
+FIELDLINE_CUDA_SELFTEST (ON, OFF), FIELDLINE_EMULATED (ON, OFF), FIELDLINE_ASAN (ON, OFF),
+FIELDLINE_WERROR (ON, OFF), MAX_JOBS.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ PARTS = ["cuda", "representations", "tracers", "datasets", "engine", "viewer"]
 OPTIONS = [
     "FIELDLINE_CUDA",
     "FIELDLINE_CUDA_ARCHITECTURES",
+    "FIELDLINE_CUDA_SELFTEST",
     "FIELDLINE_EMULATED",
     "FIELDLINE_ASAN",
     "FIELDLINE_WERROR",

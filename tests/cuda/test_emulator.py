@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,19 @@ import torch
 from fieldline.cuda import library
 from torch import Tensor
 
-# 0: ascending, -1: descending, others: shuffled by that seed.
+# The order of threads and blocks. 0: ascending, -1: descending, others: shuffled by that seed.
 ORDERS = [0, -1, 5, 77]
+
+
+def on_gpu() -> bool:
+    """Whether the test kernels were built for the GPU too (FIELDLINE_CUDA_SELFTEST=ON)."""
+    if not torch.cuda.is_available():
+        return False
+    library.load()
+    return hasattr(torch.ops.fieldline, "selftest_reduce")
+
+
+TARGETS = [*(f"order{order}" for order in ORDERS), *(["cuda"] if on_gpu() else [])]
 
 pytestmark = pytest.mark.skipif(
     not (library.FOLDER / "_C_emulated.so").exists() and "CI" not in os.environ,
@@ -31,11 +44,31 @@ def ops():
     return torch.ops.fieldline_emulated
 
 
-@pytest.fixture(params=ORDERS, ids=lambda order: f"order{order}")
-def any_order(request: pytest.FixtureRequest, ops) -> Iterator[int]:
-    """Runs the threads and blocks of every kernel in this order."""
-    ops.set_thread_order(request.param)
-    yield request.param
+@dataclass
+class Target:
+    """Where the kernels run: on the emulator in one order of threads, or on the GPU."""
+
+    ops: Any
+    device: str = "cpu"
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """The operator selftest_NAME, with inputs and outputs on the CPU."""
+
+        def run(*arguments: Tensor | int) -> Any:
+            moved = [a.to(self.device) if isinstance(a, Tensor) else a for a in arguments]
+            result = getattr(self.ops, f"selftest_{name}")(*moved)
+            return result.cpu() if isinstance(result, Tensor) else [r.cpu() for r in result]
+
+        return run
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest, ops) -> Iterator[Target]:
+    if request.param == "cuda":
+        yield Target(torch.ops.fieldline, "cuda")
+        return
+    ops.set_thread_order(int(request.param.removeprefix("order")))
+    yield Target(ops)
     ops.set_thread_order(0)
 
 
@@ -46,30 +79,30 @@ def random_ints(low: int, high: int, *shape: int, dtype: torch.dtype = torch.int
 
 @pytest.mark.parametrize("n", [0, 1, 255, 256, 257, 5000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_reduction_sums_integers_exactly(ops, any_order: int, n: int, dtype: torch.dtype):
+def test_reduction_sums_integers_exactly(target: Target, n: int, dtype: torch.dtype):
     x = random_ints(-100, 100, n).to(dtype)
-    assert ops.selftest_reduce(x).item() == x.sum().item()
+    assert target.reduce(x).item() == x.sum().item()
 
 
 @pytest.mark.parametrize("n", [0, 1, 31, 32, 256, 257, 4000])
-def test_scan_across_blocks(ops, any_order: int, n: int):
+def test_scan_across_blocks(target: Target, n: int):
     x = random_ints(0, 50, n)
-    assert torch.equal(ops.selftest_scan(x), x.cumsum(0).int())
+    assert torch.equal(target.scan(x), x.cumsum(0).int())
 
 
 @pytest.mark.parametrize("n", [0, 1, 5000])
-def test_histogram_with_atomics(ops, any_order: int, n: int):
+def test_histogram_with_atomics(target: Target, n: int):
     x = random_ints(0, 256, n, dtype=torch.uint8)
-    assert torch.equal(ops.selftest_histogram(x), torch.bincount(x.long(), minlength=256).int())
+    assert torch.equal(target.histogram(x), torch.bincount(x.long(), minlength=256).int())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (16, 16, 16), (33, 20, 47)])
-def test_matrix_product_with_shared_tiles(ops, any_order: int, shape: tuple[int, int, int]):
+def test_matrix_product_with_shared_tiles(target: Target, shape: tuple[int, int, int]):
     rows, inner, columns = shape
     a = random_ints(-9, 9, rows, inner).double()
     b = random_ints(-9, 9, inner, columns).double()
-    assert torch.equal(ops.selftest_matmul(a, b), a @ b)
-    assert torch.equal(ops.selftest_matmul(a.float(), b.float()), (a @ b).float())
+    assert torch.equal(target.matmul(a, b), a @ b)
+    assert torch.equal(target.matmul(a.float(), b.float()), (a @ b).float())
 
 
 def as_int32(bits: int) -> int:
@@ -86,10 +119,7 @@ def votes_of_lane(values: list[int], lane: int, block: list[int]) -> list[int]:
         return lane // width * width
 
     # Each half of the warp is in its own branch.
-    if lane % 2 == 0:
-        half = as_int32(ballot(lambda v: v > 0, range(0, 32, 2)))
-    else:
-        half = values[lane ^ 2]
+    even = as_int32(ballot(lambda v: v > 0, range(0, 32, 2)))
     return [
         as_int32(ballot(lambda v: v > 0)),
         int(any(v > 5 for v in values)),
@@ -103,7 +133,7 @@ def votes_of_lane(values: list[int], lane: int, block: list[int]) -> list[int]:
         sum(v > 0 for v in block),
         int(any(v > 5 for v in block)),
         int(all(v > -5 for v in block)),
-        half,
+        even if lane % 2 == 0 else values[lane ^ 2],
         0,  # all lanes match, 0xffffffff, plus 1
         values[lane ^ 1],
         values[lane - 3 if lane - 3 >= segment(16) else lane],
@@ -112,27 +142,28 @@ def votes_of_lane(values: list[int], lane: int, block: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("threads", [32, 64, 96])
-def test_votes_and_shuffles(ops, any_order: int, threads: int):
+def test_votes_and_shuffles(target: Target, threads: int):
     values = random_ints(-6, 8, threads)
     block = values.tolist()
     expected = [
         votes_of_lane(block[i // 32 * 32 : i // 32 * 32 + 32], i % 32, block)
         for i in range(threads)
     ]
-    assert ops.selftest_votes(values, 32).tolist() == expected
+    assert target.votes(values, 32).tolist() == expected
 
 
-def test_ended_lanes_do_not_hold_up_a_warp(ops, any_order: int):
+def test_ended_lanes_do_not_hold_up_a_warp(target: Target):
     values = random_ints(-6, 8, 64)
     live = 20
-    out = ops.selftest_votes(values, live)
+    out = target.votes(values, live)
     for warp in range(2):
         lanes = values[warp * 32 : warp * 32 + live].tolist()
         ballot = sum(1 << i for i, v in enumerate(lanes) if v > 0)
         assert (out[warp * 32 : warp * 32 + live, 0] == ballot).all()
         assert (out[warp * 32 + live : warp * 32 + 32] == 0).all()
-        # Lane 19 reads lane 21, which has ended and whose value is undefined: a NaN's bits.
-        assert out[warp * 32 + 19, 6] == 0x7FFDCDCD
+        # Lane 18 reads lane 20, which has ended: undefined in CUDA, a NaN's bits in the emulator.
+        if target.device == "cpu":
+            assert out[warp * 32 + 18, 6] == 0x7FFDCDCD
     live_values = torch.cat([values[:live], values[32 : 32 + live]])
     assert (out[:live, 9] == (live_values > 0).sum()).all()
 
@@ -254,9 +285,12 @@ def test_stray_pointers_are_reported(ops, offset: int):
     assert "fail_stray_pointer" in run.stderr
 
 
-def test_a_missing_barrier_shows_as_unwritten_memory(ops, any_order: int):
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_missing_barrier_shows_as_unwritten_memory(ops, order: int):
     out = torch.zeros(64, dtype=torch.int32)
+    ops.set_thread_order(order)
     ops.selftest_fail(out, 14, 0)
+    ops.set_thread_order(0)
     assert not torch.equal(out, torch.arange(63, -1, -1, dtype=torch.int32))
     assert (out == 0x7FFDCDCD).any()
     assert torch.tensor([0x7FFDCDCD], dtype=torch.int32).view(torch.float32).isnan().all()
@@ -264,6 +298,9 @@ def test_a_missing_barrier_shows_as_unwritten_memory(ops, any_order: int):
 
 # --------------------------------------------------------------------------- sort and scan
 
+
+# The library's sort and scans: the order of the threads does not matter to them.
+any_device = pytest.mark.parametrize("target", [TARGETS[0], *TARGETS[len(ORDERS) :]], indirect=True)
 
 KEY_TYPES = {torch.int16: np.uint16, torch.int32: np.uint32, torch.int64: np.uint64}
 
@@ -283,6 +320,7 @@ def sorted_by_bits(keys: Tensor, begin_bit: int, end_bit: int) -> Tensor:
     return torch.from_numpy(np.argsort(unsigned >> np.uint64(begin_bit) & mask, kind="stable"))
 
 
+@any_device
 @pytest.mark.parametrize("n", [0, 1, 2, 1000, 5000, 70_000])
 @pytest.mark.parametrize(
     ("dtype", "begin_bit", "end_bit"),
@@ -297,19 +335,20 @@ def sorted_by_bits(keys: Tensor, begin_bit: int, end_bit: int) -> Tensor:
     ],
 )
 def test_sort_is_stable_and_by_the_asked_bits(
-    ops, any_threads: int, n: int, dtype: torch.dtype, begin_bit: int, end_bit: int
+    target: Target, any_threads: int, n: int, dtype: torch.dtype, begin_bit: int, end_bit: int
 ):
     limits = torch.iinfo(dtype)
     keys = random_ints(limits.min, limits.max, n, dtype=dtype)
     values = torch.arange(n, dtype=torch.int32)
     order = sorted_by_bits(keys, begin_bit, end_bit)
-    keys_out, values_out = ops.selftest_sort(keys, values, begin_bit, end_bit)
+    keys_out, values_out = target.sort(keys, values, begin_bit, end_bit)
     assert torch.equal(values_out.long(), order)
     assert torch.equal(keys_out, keys[order])
 
 
+@any_device
 @pytest.mark.parametrize("pattern", ["equal", "ascending", "descending", "few bits"])
-def test_sort_of_structured_keys(ops, any_threads: int, pattern: str):
+def test_sort_of_structured_keys(target: Target, any_threads: int, pattern: str):
     n = 50_000
     ascending = torch.arange(n, dtype=torch.int32)
     keys = {
@@ -318,16 +357,17 @@ def test_sort_of_structured_keys(ops, any_threads: int, pattern: str):
         "descending": ascending.flip(0).contiguous(),
         "few bits": (ascending % 7) << 25 | (ascending % 3),
     }[pattern]
-    keys_out, values_out = ops.selftest_sort(keys, ascending, 0, 32)
+    keys_out, values_out = target.sort(keys, ascending, 0, 32)
     order = sorted_by_bits(keys, 0, 32)
     assert torch.equal(values_out.long(), order)
     assert torch.equal(keys_out, keys[order])
 
 
+@any_device
 @pytest.mark.parametrize("n", [0, 1, 1000, 32_768, 32_769, 100_000])
-def test_scans_sums_and_selection(ops, any_threads: int, n: int):
+def test_scans_sums_and_selection(target: Target, any_threads: int, n: int):
     x = random_ints(0, 4, n, dtype=torch.uint8)
-    exclusive, inclusive, total, indices, count = ops.selftest_scans(x)
+    exclusive, inclusive, total, indices, count = target.scans(x)
     sums = x.long().cumsum(0)
     assert torch.equal(exclusive, sums - x.long())
     assert torch.equal(inclusive, sums.float())
