@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fails unless the CUDA library was just built from every .cu file, for every architecture asked for.
+"""Fails unless every .cu file was compiled, for every architecture that was asked for.
 
 FIELDLINE_CUDA_ARCHITECTURES="80;90" python .ci/check_cuda.py
 """
@@ -32,6 +32,7 @@ def main() -> int:
             stale.append(str(source.relative_to(ROOT)))
     commands = subprocess.run(
         [str(Path(sys.executable).parent / "ninja"), "-C", str(BUILD), "-t", "commands", "_C_cuda"],
+        check=True,
         capture_output=True,
         text=True,
     ).stdout

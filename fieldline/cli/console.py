@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 # Pipes have no width; a table that is cut at 80 columns would lose the ends of paths.
 PIPE_WIDTH = 200
@@ -18,12 +19,13 @@ PIPE_WIDTH = 200
 
 def output() -> Console:
     """The console of stdout."""
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(width=width, highlight=False, markup=False)
 
 
 def progress_console() -> Console:
     """The console of stderr, where progress goes: stdout stays clean for results."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False)
 
 
 def finite(value: Any) -> Any:
@@ -48,7 +50,7 @@ def print_facts(facts: Mapping[str, Any], title: str | None = None) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, str(value))
+        table.add_row(Text(name), Text(str(value)))
     output().print(table)
 
 
@@ -62,5 +64,5 @@ def print_rows(
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+        table.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row))
     output().print(table)

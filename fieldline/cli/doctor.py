@@ -188,6 +188,6 @@ def show(report: dict[str, Any]) -> None:
 def built_for(architectures: list[str], build: dict[str, Any]) -> str:
     """The compute capabilities that the CUDA library holds code for."""
     if not architectures:
-        return "not built (no nvcc was found)"
+        return "not built"
     names = ", ".join(f"sm_{name}" for name in architectures)
     return f"{names} and later, by nvcc {build.get('cuda_compiler', '?')}"

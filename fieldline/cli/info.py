@@ -67,19 +67,19 @@ def describe_object(thing: Any) -> dict[str, Any]:
 
 def describe_splats(splats: Any) -> dict[str, Any]:
     """Count, degree, where they are, and how large and opaque the middle one is."""
-    finite = splats.select(splats.finite)
+    finite = splats.select(splats.finite())
     facts: dict[str, Any] = {
         "splats": len(splats),
         "not_finite": len(splats) - len(finite),
         "sh_degree": splats.sh_degree,
     }
     if len(finite):
-        low, high = finite.bounds.tolist()
+        low, high = finite.bounds().tolist()
         facts |= {
             "lower_corner": low,
             "upper_corner": high,
-            "median_scale": float(finite.scales.median()),
-            "median_opacity": float(finite.opacities.median()),
+            "median_scale": float(finite.scales.detach().median()),
+            "median_opacity": float(finite.opacities.detach().median()),
         }
     return facts
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -64,10 +65,17 @@ def error_text(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def show_warning(message: Warning | str, *_: object) -> None:
+    """A warning as one line on stderr, without the source line it came from."""
+    print(f"fieldline: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def run(command: Command) -> int:
     """Runs a command; what users can mend becomes one line on stderr and exit code 2."""
     try:
-        return command.run()
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            return command.run()
     except KeyboardInterrupt:
         print("fieldline: interrupted", file=sys.stderr)
         return 130

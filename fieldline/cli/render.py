@@ -173,12 +173,12 @@ def circle(
     width: int | None,
     height: int | None,
 ) -> CameraPath:
-    """A circle around the scene, as far away and as high as the photos were taken, if there are any."""
+    """A circle around the scene, as far away and as high as its photos were taken, if known."""
     from ..representations.camera_path import CameraPath
 
     if scene is not None:
         return circle_like(scene, frames, up, width, height)
-    finite = splats.select(splats.finite).means.detach()
+    finite = splats.select(splats.finite()).means.detach()
     if len(finite) == 0:
         raise ValueError("render: circle: expected splats with finite numbers, got none")
     # Strays far away would push the camera back until the scene is a dot.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other projects' names over our operators: code written for them runs after changing its import."""
+"""Other projects' names over our operators: their users' code runs after changing its import."""
