@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The arguments of the splatting operators, checked once for the CPU and the CUDA backends.
+// The arguments of the blending operators, checked once for the CPU and the CUDA backends.
 #pragma once
 
 #include <limits>
@@ -10,74 +10,9 @@
 
 namespace fl::splat {
 
-struct ProjectSizes {
-  int64_t B, N, C;
-};
-
-template <typename T>
-struct ProjectArgs {
-  const T *means, *covars, *quats, *scales, *opacities, *viewmats, *Ks;
-  int64_t B, N, C;
-  ProjectSettings<T> settings;
-  bool compensate;
-};
-
 inline void check_image_size(int64_t width, int64_t height, const char* op) {
   STD_TORCH_CHECK(width > 0 && height > 0 && width < (1 << 24) && height < (1 << 24), op,
                   ": width, height: expected 1 to 2^24 pixels, got ", width, " x ", height);
-}
-
-inline ProjectSizes check_project(const Tensor& means, const std::optional<Tensor>& covars,
-                                  const std::optional<Tensor>& quats,
-                                  const std::optional<Tensor>& scales,
-                                  const std::optional<Tensor>& opacities, const Tensor& viewmats,
-                                  const Tensor& Ks, int64_t width, int64_t height,
-                                  int64_t camera_model, const char* op) {
-  check_float(means, op, "means");
-  STD_TORCH_CHECK(means.dim() == 3, op, ": means: expected shape [B, N, 3], got ",
-                  shape_text(means));
-  const int64_t B = means.size(0), N = means.size(1);
-  STD_TORCH_CHECK(viewmats.dim() == 4, op, ": viewmats: expected shape [B, C, 4, 4], got ",
-                  shape_text(viewmats));
-  const int64_t C = viewmats.size(1);
-  check_shape(means, {B, N, 3}, op, "means");
-  check_shape(viewmats, {B, C, 4, 4}, op, "viewmats");
-  check_shape(Ks, {B, C, 3, 3}, op, "Ks");
-  const auto same = [&](const Tensor& tensor, const char* name) {
-    check_dtype(tensor, means.scalar_type(), op, name);
-    check_same_device(tensor, means, op, name);
-  };
-  same(viewmats, "viewmats");
-  same(Ks, "Ks");
-  STD_TORCH_CHECK(covars.has_value() || (quats.has_value() && scales.has_value()), op,
-                  ": covars: expected covars, or quats and scales");
-  if (covars.has_value()) {
-    check_shape(*covars, {B, N, 6}, op, "covars");
-    same(*covars, "covars");
-  } else {
-    check_shape(*quats, {B, N, 4}, op, "quats");
-    check_shape(*scales, {B, N, 3}, op, "scales");
-    same(*quats, "quats");
-    same(*scales, "scales");
-  }
-  if (opacities.has_value()) {
-    check_shape(*opacities, {B, N}, op, "opacities");
-    same(*opacities, "opacities");
-  }
-  check_image_size(width, height, op);
-  STD_TORCH_CHECK(camera_model >= 0 && camera_model <= 2, op,
-                  ": camera_model: expected 0 (pinhole), 1 (ortho) or 2 (fisheye), got ",
-                  camera_model);
-  return {B, N, C};
-}
-
-template <typename T>
-ProjectSettings<T> project_settings(int64_t width, int64_t height, double eps2d, double near_plane,
-                                    double far_plane, double radius_clip, int64_t camera_model) {
-  return {static_cast<int>(width),       static_cast<int>(height),
-          static_cast<T>(eps2d),         static_cast<T>(near_plane),
-          static_cast<T>(far_plane),     static_cast<T>(radius_clip),
-          static_cast<CameraModel>(camera_model)};
 }
 
 struct BlendSizes {

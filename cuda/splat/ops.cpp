@@ -22,7 +22,7 @@ FL_LIBRARY_FRAGMENT(m) {
       "Tensor? radii) -> Tensor");
   m.def(
       "splat_shade_backward(int degree, Tensor means, Tensor viewmats, Tensor coefficients, "
-      "Tensor? radii, Tensor colors, Tensor g_colors, bool needs_positions) -> "
+      "Tensor? radii, Tensor colors, Tensor g_colors, bool needs_positions, bool needs_cameras) -> "
       "(Tensor g_means, Tensor g_viewmats, Tensor g_coefficients)");
   m.def("spherical_harmonics(int degree, Tensor dirs, Tensor coefficients, Tensor? masks) -> Tensor");
   m.def(

@@ -217,7 +217,7 @@ def _shade_fake(
 
 
 def _shade_backward_fake(*args: Any) -> tuple[Tensor, ...]:
-    means, viewmats, coefficients, needs_positions = args[1], args[2], args[3], args[-1]
+    means, viewmats, coefficients, needs_positions = args[1], args[2], args[3], args[-2]
     B = means.shape[0] if needs_positions else 0
     return (
         means.new_empty(B, means.shape[1], 3),
@@ -233,9 +233,10 @@ def _shade_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _shade_backward(ctx: Any, g_colors: Tensor) -> tuple[Tensor | None, ...]:
     means, viewmats, coefficients, radii, colors = ctx.saved_tensors
-    positions = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+    cameras = ctx.needs_input_grad[2]
+    positions = ctx.needs_input_grad[1] or cameras
     g_means, g_viewmats, g_coefficients = ctx_ops(ctx).splat_shade_backward(
-        ctx.degree, means, viewmats, coefficients, radii, colors, g_colors, positions
+        ctx.degree, means, viewmats, coefficients, radii, colors, g_colors, positions, cameras
     )
     return (
         None,
