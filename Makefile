@@ -23,6 +23,7 @@ PYTEST_ARGS ?=
 # `cuda` and `datasets` are other projects' names too: the repository root stays off sys.path.
 export PYTHONSAFEPATH = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export NO_MKDOCS_2_WARNING = 1
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt

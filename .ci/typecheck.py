@@ -1,36 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs pyright on the package as it is imported, not as its folders lie in the repository.
 
-The parts become subpackages of ``fieldline`` only when they are installed, and pyright resolves a
-relative import by where the file lies. So the sources are copied into the shape of the package,
-checked there with the settings of pyproject.toml, and complaints are printed with their own paths.
+The sources are checked in the shape of the package (package_tree.py says why), with the settings of
+pyproject.toml, and complaints are printed with the paths of the repository.
 
     python .ci/typecheck.py
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import tomllib
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 TREE = ROOT / "build" / "typing"
 
 
-def copy_package(parts: list[str]) -> None:
-    """Lays the parts out under build/typing/fieldline."""
-    shutil.rmtree(TREE, ignore_errors=True)
-    for part in parts:
-        target = TREE / "fieldline" / ("" if part == "fieldline" else part)
-        for source in (ROOT / part).rglob("*.py"):
-            copy = target / source.relative_to(ROOT / part)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, copy)
+def package_tree():
+    """The module beside this one; the interpreter runs without this folder on its path."""
+    spec = importlib.util.spec_from_file_location("package_tree", HERE / "package_tree.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def inside_package(path: str) -> str:
@@ -40,22 +38,20 @@ def inside_package(path: str) -> str:
 
 def main() -> int:
     """Copies, checks, and translates the paths of the complaints."""
+    tree = package_tree()
+    tree.copy_package(TREE)
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pyright"]
-    parts = [part for part in settings.pop("include") if (ROOT / part).is_dir()]
-    copy_package(parts)
     settings["strict"] = [inside_package(path) for path in settings.get("strict", [])]
     settings |= {"include": ["fieldline"], "reportMissingImports": "error"}
     for editor_only in ("venv", "venvPath"):
         settings.pop(editor_only, None)
     (TREE / "pyrightconfig.json").write_text(json.dumps(settings, indent=2))
     command = [sys.executable, "-m", "pyright", "--project", str(TREE), "--pythonpath"]
-    done = subprocess.run(
-        [*command, sys.executable], stdout=subprocess.PIPE, text=True, check=False
-    )
+    command.append(sys.executable)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     text = done.stdout
-    for part in parts:
-        if part != "fieldline":
-            text = text.replace(f"{TREE}/fieldline/{part}/", f"{part}/")
+    for part in tree.PARTS[1:]:
+        text = text.replace(f"{TREE}/fieldline/{part}/", f"{part}/")
     print(text.replace(f"{TREE}/", ""), end="")
     return done.returncode
 

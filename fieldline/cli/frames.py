@@ -22,7 +22,13 @@ class FrameSink(Protocol):
 
     def __enter__(self) -> FrameSink: ...
 
-    def __exit__(self, *error: Any) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
 
     def add(self, name: str, rgb: Tensor) -> None:
         """Takes a frame: float [H, W, 3] in [0, 1]."""
