@@ -319,13 +319,15 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[Any, tuple[Any, ...]]] = []
+        self.calls: list[tuple[Any, tuple[Any, ...], list[Tensor]]] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func.namespace in (library.NAMESPACE, library.EMULATED):
-            self.calls.append((func, args))
+            outputs = func(*args, **(kwargs or {}))
+            self.calls.append((func, args, tensors_of(outputs)))
+            return outputs
         return func(*args, **(kwargs or {}))
 
 
@@ -338,10 +340,14 @@ def check_operators(case: Case, backend: str) -> None:
         with recorder:
             call(case, case.op, inputs)
         assert recorder.calls, "the call reached no operator of ours"
-        for operator, arguments in recorder.calls:
+        for operator, arguments, outputs in recorder.calls:
             if operator.name().endswith("_backward"):
                 arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
-            torch.library.opcheck(operator, arguments)
+            utilities = ["test_schema", "test_autograd_registration", "test_faketensor"]
+            # This one adds the outputs up, from the first on: it must be a floating tensor.
+            if outputs and outputs[0].is_floating_point():
+                utilities.append("test_aot_dispatch_dynamic")
+            torch.library.opcheck(operator, arguments, test_utils=utilities)
 
 
 def check_compiles(case: Case, backend: str) -> None:
