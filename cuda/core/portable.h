@@ -114,6 +114,7 @@ using Stream = cudaStream_t;
 
 inline void check_cuda(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // Forgotten here, or the next launch would be blamed for it.
   throw std::runtime_error(std::string(what) + ": CUDA error: " + cudaGetErrorString(status));
 }
 
@@ -127,17 +128,34 @@ inline Stream current_stream(int32_t device_index) {
 }
 #endif
 
+inline void check_launch(cudaError_t status, const char* name, dim3 grid, dim3 block,
+                         std::size_t shared_bytes) {
+  if (status == cudaSuccess) return;
+  const auto text = [](dim3 v) {
+    return "(" + std::to_string(v.x) + ", " + std::to_string(v.y) + ", " + std::to_string(v.z) +
+           ")";
+  };
+  const std::string what = std::string("kernel ") + name + ", grid " + text(grid) + ", block " +
+                           text(block) + ", " + std::to_string(shared_bytes) +
+                           " bytes of dynamic shared memory";
+  check_cuda(status, what.c_str());
+}
+
 template <typename... Parameters, typename... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), Extent grid, Extent block,
             std::size_t shared_bytes, Stream stream, Arguments&&... arguments) {
   if (grid.empty()) return;
   constexpr std::size_t unasked_shared_bytes = 48 * 1024;
+  cudaError_t status = cudaSuccess;
   if (shared_bytes > unasked_shared_bytes)
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(shared_bytes)),
-               name);
-  kernel<<<grid.value, block.value, shared_bytes, stream>>>(std::forward<Arguments>(arguments)...);
-  check_cuda(cudaGetLastError(), name);
+    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(shared_bytes));
+  if (status == cudaSuccess) {
+    kernel<<<grid.value, block.value, shared_bytes, stream>>>(
+        std::forward<Arguments>(arguments)...);
+    status = cudaGetLastError();
+  }
+  check_launch(status, name, grid.value, block.value, shared_bytes);
 }
 
 inline void zero_async(void* pointer, std::size_t bytes, Stream stream) {

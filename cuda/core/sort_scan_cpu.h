@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // sort_scan.h for the CPU: a least-significant-digit radix sort and chunked scans over
-// parallel_for. Results do not depend on the number of threads: a stable sort has one answer, and
-// sums are taken over chunks of a fixed size, then over the chunks in order.
+// parallel_for. For *_cpu.cpp files, which are compiled once, not for *_simd.cpp. Results do not
+// depend on the number of threads: a stable sort has one answer, and sums are taken over chunks of
+// a fixed size, then over the chunks in order.
 #pragma once
 
 #include <sys/mman.h>
@@ -138,12 +139,12 @@ inline std::vector<Digit> split_into_digits(uint64_t different, int64_t n) {
 inline void* large_pages(std::size_t bytes) {
   if (bytes == 0) return nullptr;
   constexpr std::size_t page = std::size_t{1} << 21;
-  if (bytes < page) return std::malloc(bytes);
-  bytes = (bytes + page - 1) / page * page;
-  void* memory = std::aligned_alloc(page, bytes);
+  const bool large = bytes >= page;
+  if (large) bytes = (bytes + page - 1) / page * page;
+  void* memory = large ? std::aligned_alloc(page, bytes) : std::malloc(bytes);
   if (memory == nullptr) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
-  madvise(memory, bytes, MADV_HUGEPAGE);
+  if (large) madvise(memory, bytes, MADV_HUGEPAGE);
 #endif
   return memory;
 }

@@ -241,6 +241,15 @@ def test_wrong_kernels_are_reported(ops, name: str):
     assert torch.equal(ops.selftest_scan(x), x.cumsum(0).int())
 
 
+@pytest.mark.skipif("cuda" not in TARGETS, reason="no GPU, or FIELDLINE_CUDA_SELFTEST=OFF")
+@pytest.mark.parametrize("number", [11, 12])
+def test_launches_that_the_gpu_refuses(number: int):
+    gpu = torch.ops.fieldline
+    with pytest.raises(RuntimeError, match=r"kernel fail_livelock, grid \(1, 1, 1\), .*CUDA error"):
+        gpu.selftest_fail(torch.zeros(64, dtype=torch.int32, device="cuda"), number, 0)
+    assert gpu.selftest_reduce(torch.ones(5000, device="cuda")).item() == 5000
+
+
 @pytest.mark.parametrize("order", ORDERS[1:])
 def test_failures_unwind_in_every_order(ops, order: int):
     ops.set_thread_order(order)
