@@ -61,6 +61,11 @@ inline void check_float(const Tensor& tensor, const char* op, const char* argume
                   static_cast<int>(tensor.scalar_type()));
 }
 
+inline void check_image_size(int64_t width, int64_t height, const char* op) {
+  STD_TORCH_CHECK(width > 0 && height > 0 && width < (1 << 24) && height < (1 << 24), op,
+                  ": width, height: expected 1 to 2^24 pixels, got ", width, " x ", height);
+}
+
 inline void make_dense(Tensor& tensor) {
   if (!tensor.is_contiguous()) tensor = torch::stable::contiguous(tensor);
 }

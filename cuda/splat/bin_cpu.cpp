@@ -11,9 +11,7 @@
 #include "core/parallel.h"
 #include "core/registration.h"
 #include "core/sort_scan_cpu.h"
-#include "splat/args.h"
-#include "splat/bin.h"
-#include "splat/bin_args.h"
+#include "splat/bin_entry.h"
 
 namespace fl::splat {
 namespace {
@@ -21,12 +19,6 @@ namespace {
 struct Pair {
   int32_t tile, splat;
 };
-
-template <typename T>
-bool is_visible(const BinArgs<T>& a, int64_t i) {
-  return a.radii[2 * i] > 0 && a.radii[2 * i + 1] > 0 &&
-         (a.opacities == nullptr || a.opacities[i] >= T(kAlphaThreshold));
-}
 
 // All splats: the visible ones nearest first, equal depths in their own order; then the others.
 template <typename T>
@@ -40,12 +32,7 @@ int64_t sort_by_depth(const BinArgs<T>& a, int32_t* order) {
   const int64_t count = static_cast<int64_t>(visible.size());
   std::vector<uint32_t> keys(count), sorted_keys(count);
   parallel_for(0, count, 1 << 14, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      const float depth = static_cast<float>(a.depths[visible[k]]);
-      uint32_t bits;
-      std::memcpy(&bits, &depth, sizeof(bits));
-      keys[k] = depth_key(bits);
-    }
+    for (int64_t k = begin; k < end; ++k) keys[k] = depth_key_of(a.depths[visible[k]]);
   });
   cpu::sort_pairs(keys.data(), sorted_keys.data(), visible.data(), order, count, 0, 32);
   return count;
@@ -54,21 +41,12 @@ int64_t sort_by_depth(const BinArgs<T>& a, int32_t* order) {
 template <typename T>
 void list_tiles(const BinArgs<T>& a, int32_t i, std::vector<Pair>& pairs, int32_t* counts,
                 int32_t* tiles_per_splat) {
-  const T x = a.means2d[2 * i], y = a.means2d[2 * i + 1];
-  const TileRange range = tile_rectangle(x, y, a.radii[2 * i], a.radii[2 * i + 1], a.grid);
-  const int64_t image = a.image_ids != nullptr ? a.image_ids[i] : i / a.splats_per_image;
-  const int64_t first = image * a.grid.width * a.grid.height;
-  const bool exact = a.conics != nullptr;
-  Ellipse<T> ellipse{};
-  if (exact)
-    ellipse = make_ellipse(x, y, a.conics[3 * i], a.conics[3 * i + 1], a.conics[3 * i + 2],
-                           a.opacities[i]);
+  const TileCover<T> cover = cover_tiles(a, i);
   int32_t total = 0;
-  for (int ty = range.y_begin; ty < range.y_end; ++ty) {
-    const Span span = exact ? row_span(ellipse, ty, range, a.grid)
-                            : Span{range.x_begin, range.x_end};
+  for (int ty = cover.range.y_begin; ty < cover.range.y_end; ++ty) {
+    const Span span = cover.row(ty, a.grid);
     for (int tx = span.begin; tx < span.end; ++tx) {
-      const int32_t tile = static_cast<int32_t>(first + static_cast<int64_t>(ty) * a.grid.width + tx);
+      const int32_t tile = static_cast<int32_t>(cover.tile(tx, ty, a.grid));
       pairs.push_back({tile, i});
       ++counts[tile];
     }
@@ -137,32 +115,25 @@ void bin(const BinArgs<T>& a, const Tensor& like, BinOutputs& out) {
   });
 }
 
-BinResult splat_bin_cpu(Tensor means2d, Tensor radii, Tensor depths, std::optional<Tensor> conics,
-                        std::optional<Tensor> opacities, std::optional<Tensor> image_ids,
-                        int64_t n_images, int64_t tile_size, int64_t tile_width,
-                        int64_t tile_height) {
-  check_bin(means2d, radii, depths, conics, opacities, image_ids, n_images, tile_size, tile_width,
-            tile_height, "splat_bin");
-  dense_all(means2d, radii, depths);
-  dense_all(conics, opacities, image_ids);
-  const int64_t M = means2d.size(0);
-  BinOutputs out = bin_outputs(means2d, n_images, tile_width, tile_height);
-  dispatch_float(means2d, [&](auto zero) {
-    using T = decltype(zero);
-    const BinArgs<T> args = bin_args<T>(means2d, radii, depths, conics, opacities, image_ids,
-                                        n_images, tile_size, tile_width, tile_height);
-    if (args.image_ids != nullptr)
-      for (int64_t i = 0; i < M; ++i)
-        STD_TORCH_CHECK(args.image_ids[i] >= 0 && args.image_ids[i] < n_images,
-                        "splat_bin: image_ids: expected 0 to ", n_images - 1, ", got ",
-                        args.image_ids[i], " at ", i);
-    bin(args, means2d, out);
-  });
-  return out.result();
+template <typename T>
+void check_image_ids(const BinArgs<T>& a) {
+  if (a.image_ids == nullptr) return;
+  for (int64_t i = 0; i < a.M; ++i)
+    STD_TORCH_CHECK(a.image_ids[i] >= 0 && a.image_ids[i] < a.n_images,
+                    "splat_bin: image_ids: expected 0 to ", a.n_images - 1, ", got ",
+                    a.image_ids[i], " at ", i);
 }
+
+struct CpuBin {
+  template <typename T>
+  static void run(const BinArgs<T>& args, const Tensor& like, BinOutputs& out) {
+    check_image_ids(args);
+    bin(args, like, out);
+  }
+};
 
 }  // namespace
 
-FL_LIBRARY_IMPL_CPU(m) { m.impl("splat_bin", TORCH_BOX(&splat_bin_cpu)); }
+FL_LIBRARY_IMPL_CPU(m) { m.impl("splat_bin", TORCH_BOX(&splat_bin<CpuBin>)); }
 
 }  // namespace fl::splat

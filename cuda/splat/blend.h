@@ -26,6 +26,40 @@ FL_HD V fragment_sigma(S A, S B, S C, V dx, S dy) {
   return S(0.5) * A * dx * dx + (B * dx + S(0.5) * C * dy) * dy;
 }
 
+template <typename T>
+struct Fragment {
+  T alpha, next;  // capped alpha; transmittance behind the fragment
+  bool capped;
+};
+
+enum class Step { skip, blend, stop };
+
+// What a splat does to a pixel at offset (dx, dy) that still lets `transmittance` through.
+template <typename T>
+FL_HD Step evaluate_fragment(T A, T B, T C, T opacity, T dx, T dy, T alpha_cap, T transmittance,
+                             Fragment<T>& f) {
+  const T sigma = fragment_sigma<T, T>(A, B, C, dx, dy);
+  const T raw = opacity * std::exp(-sigma);
+  f.alpha = minimum(alpha_cap, raw);
+  if (!(sigma >= T(0)) || !(f.alpha >= T(kAlphaThreshold))) return Step::skip;
+  f.capped = raw > alpha_cap;
+  f.next = transmittance * (T(1) - f.alpha);
+  return f.next <= T(kTransmittanceStop) ? Step::stop : Step::blend;
+}
+
+// Smallest sigma over the box of offsets [x_low, x_high] x [y_low, y_high]: at the nearest point
+// of the nearer edges, or 0 where the box holds the mean. A box the splat cannot reach is skipped.
+template <typename T>
+FL_HD T smallest_sigma(T A, T B, T C, T x_low, T x_high, T y_low, T y_high) {
+  const T dx = maximum(x_low, minimum(x_high, T(0))), dy = maximum(y_low, minimum(y_high, T(0)));
+  if (dx == T(0) && dy == T(0)) return T(0);
+  const T on_x = minimum(y_high, maximum(y_low, -B * dx / C));
+  const T on_y = minimum(x_high, maximum(x_low, -B * dy / A));
+  const T at_x = fragment_sigma<T, T>(A, B, C, dx, on_x);
+  const T at_y = fragment_sigma<T, T>(A, B, C, on_y, dy);
+  return dx == T(0) ? at_y : dy == T(0) ? at_x : minimum(at_x, at_y);
+}
+
 // Gradients of A, B, C, mean and opacity from the sums over a splat's fragments of g = d loss /
 // d sigma and its moments: sums of g, g dx, g dy, g dx^2, g dx dy, g dy^2.
 template <typename S>

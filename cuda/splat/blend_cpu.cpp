@@ -8,39 +8,16 @@
 // pairs' gradients and then add each splat's in tile order: the same sums in the same order, so
 // that the gradient does not depend on the number of threads.
 #include <memory>
-#include <tuple>
 #include <vector>
 
 #include "core/parallel.h"
 #include "core/registration.h"
-#include "splat/args.h"
 #include "splat/bin.h"
-#include "splat/blend.h"
+#include "splat/blend_entry.h"
 #include "splat/blend_simd.h"
 
 namespace fl::splat {
 namespace {
-
-struct TileLayout {
-  BlendSizes s;
-  int64_t width, height, tile_size;
-  const int32_t* offsets;
-  const bool* masks;
-
-  int64_t tiles_per_image() const { return s.tile_width * s.tile_height; }
-  int64_t tiles() const { return s.I * tiles_per_image(); }
-  int64_t begin(int64_t tile) const { return offsets[tile]; }
-  int64_t end(int64_t tile) const { return tile + 1 < tiles() ? offsets[tile + 1] : s.P; }
-  int64_t image(int64_t tile) const { return tile / tiles_per_image(); }
-  int x0(int64_t tile) const { return static_cast<int>(tile % s.tile_width * tile_size); }
-  int y0(int64_t tile) const {
-    return static_cast<int>(tile % tiles_per_image() / s.tile_width * tile_size);
-  }
-  int columns(int64_t tile) const {
-    return static_cast<int>(std::min(tile_size, width - x0(tile)));
-  }
-  int rows(int64_t tile) const { return static_cast<int>(std::min(tile_size, height - y0(tile))); }
-};
 
 // Bounds that a kernel could read outside of, if the lists were not those of splat_bin.
 void check_lists(const TileLayout& layout, const int32_t* ids, const char* op) {
@@ -59,13 +36,6 @@ void check_lists(const TileLayout& layout, const int32_t* ids, const char* op) {
   STD_TORCH_CHECK(low >= 0 && high < layout.s.M, op, ": flatten_ids: expected 0 to ",
                   layout.s.M - 1, ", got ", low < 0 ? low : high);
 }
-
-template <typename T>
-struct BlendArgs {
-  const T *means2d, *conics, *colors, *opacities, *backgrounds;
-  const int32_t* ids;
-  T alpha_cap;
-};
 
 std::vector<SplatRecord> make_records(const BlendArgs<float>& a, const BlendSizes& s) {
   std::vector<SplatRecord> records(s.M);
@@ -125,26 +95,6 @@ void forward_simd(const BlendArgs<float>& a, const TileLayout& layout, float* re
 void forward_simd(const BlendArgs<double>&, const TileLayout&, double*, double*) {}
 
 template <typename T>
-struct ScalarFragment {
-  T alpha, next;
-  bool capped;
-};
-
-enum class Step { skip, blend, stop };
-
-template <typename T>
-Step evaluate(const BlendArgs<T>& a, int64_t i, T px, T py, T transmittance, ScalarFragment<T>& f) {
-  const T sigma = fragment_sigma<T, T>(a.conics[3 * i], a.conics[3 * i + 1], a.conics[3 * i + 2],
-                                       px - a.means2d[2 * i], py - a.means2d[2 * i + 1]);
-  const T raw = a.opacities[i] * std::exp(-sigma);
-  f.alpha = minimum(a.alpha_cap, raw);
-  if (!(sigma >= T(0)) || !(f.alpha >= T(kAlphaThreshold))) return Step::skip;
-  f.capped = raw > a.alpha_cap;
-  f.next = transmittance * (T(1) - f.alpha);
-  return f.next <= T(kTransmittanceStop) ? Step::stop : Step::blend;
-}
-
-template <typename T>
 void forward_scalar(const BlendArgs<T>& a, const TileLayout& layout, T* render, T* alphas) {
   const int64_t D = layout.s.D;
   parallel_dynamic(layout.tiles(), [&](int64_t tile, int64_t) {
@@ -157,7 +107,7 @@ void forward_scalar(const BlendArgs<T>& a, const TileLayout& layout, T* render, 
         T transmittance = T(1);
         for (int64_t k = layout.begin(tile); shown && k < layout.end(tile); ++k) {
           const int64_t i = a.ids[k];
-          ScalarFragment<T> f;
+          Fragment<T> f;
           const Step step = evaluate(a, i, x + T(0.5), y + T(0.5), transmittance, f);
           if (step == Step::stop) break;
           if (step == Step::skip) continue;
@@ -171,11 +121,6 @@ void forward_scalar(const BlendArgs<T>& a, const TileLayout& layout, T* render, 
       }
   });
 }
-
-template <typename T>
-struct BlendOutputs {
-  const T *render, *alphas, *g_render, *g_alphas;
-};
 
 // Where each pair's gradient goes: rows of one splat lie together, in tile order.
 struct PairSlots {
@@ -260,7 +205,7 @@ void backward_pixel(const BlendArgs<T>& a, const TileLayout& layout, const Blend
   for (int64_t c = 0; c < D; ++c) rest += v[c] * out.render[pixel * D + c];
   for (int64_t k = layout.begin(tile); k < layout.end(tile); ++k) {
     const int64_t i = a.ids[k];
-    ScalarFragment<T> f;
+    Fragment<T> f;
     const Step step = evaluate(a, i, px, py, transmittance, f);
     if (step == Step::stop) return;
     if (step == Step::skip) continue;
@@ -302,165 +247,79 @@ void backward_scalar(const BlendArgs<T>& a, const TileLayout& layout, const Blen
 }
 
 template <typename T>
-BlendArgs<T> blend_args(const Tensor& means2d, const Tensor& conics, const Tensor& colors,
-                        const Tensor& opacities, const std::optional<Tensor>& backgrounds,
-                        const Tensor& flatten_ids, double alpha_cap) {
-  return {input<T>(means2d),   input<T>(conics),
-          input<T>(colors),    input<T>(opacities),
-          optional_input<T>(backgrounds), input<int32_t>(flatten_ids),
-          static_cast<T>(alpha_cap)};
-}
-
-TileLayout tile_layout(const BlendSizes& s, int64_t width, int64_t height, int64_t tile_size,
-                       const Tensor& offsets, const std::optional<Tensor>& masks) {
-  return {s, width, height, tile_size, input<int32_t>(offsets), optional_input<bool>(masks)};
-}
-
-std::tuple<Tensor, Tensor, Tensor> splat_blend_cpu(
-    Tensor means2d, Tensor conics, Tensor colors, Tensor opacities, std::optional<Tensor>,
-    std::optional<Tensor> backgrounds, std::optional<Tensor> masks, int64_t width, int64_t height,
-    int64_t tile_size, Tensor offsets, Tensor flatten_ids, std::optional<Tensor>,
-    std::optional<Tensor>, std::optional<Tensor>, double alpha_cap, bool) {
-  const char* op = "splat_blend";
-  const BlendSizes s = check_blend(means2d, conics, &colors, opacities, backgrounds, masks, width,
-                                   height, tile_size, offsets, flatten_ids, op);
-  dense_all(means2d, conics, colors, opacities);
-  dense_all(backgrounds, masks, offsets, flatten_ids);
-  Tensor render = new_empty(means2d, {s.I, height, width, s.D});
-  Tensor alphas = new_empty(means2d, {s.I, height, width, 1});
-  const TileLayout layout = tile_layout(s, width, height, tile_size, offsets, masks);
-  check_lists(layout, input<int32_t>(flatten_ids), op);
-  dispatch_float(means2d, [&](auto zero) {
-    using T = decltype(zero);
-    const auto args =
-        blend_args<T>(means2d, conics, colors, opacities, backgrounds, flatten_ids, alpha_cap);
-    if (use_simd(zero, s))
-      forward_simd(args, layout, output<T>(render), output<T>(alphas));
-    else
-      forward_scalar(args, layout, output<T>(render), output<T>(alphas));
-  });
-  return {render, alphas, new_empty(means2d, {0}, ScalarType::Int)};
-}
-
-template <typename T>
-void split_sums(const T* sums, int64_t M, int64_t D, T* means, T* means_abs, T* conics, T* colors,
-                T* opacities) {
+void split_sums(const T* sums, int64_t M, int64_t D, const BlendInputGradients<T>& g) {
   const int64_t width = kPairGeometry + D;
   parallel_for(0, M, 1 << 12, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const T* row = sums + i * width;
-      for (int k = 0; k < 2; ++k) means[2 * i + k] = row[k];
-      if (means_abs != nullptr)
-        for (int k = 0; k < 2; ++k) means_abs[2 * i + k] = row[2 + k];
-      for (int k = 0; k < 3; ++k) conics[3 * i + k] = row[4 + k];
-      opacities[i] = row[7];
-      for (int64_t c = 0; c < D; ++c) colors[D * i + c] = row[kPairGeometry + c];
+      for (int k = 0; k < 2; ++k) g.means2d[2 * i + k] = row[k];
+      if (g.means2d_abs != nullptr)
+        for (int k = 0; k < 2; ++k) g.means2d_abs[2 * i + k] = row[2 + k];
+      for (int k = 0; k < 3; ++k) g.conics[3 * i + k] = row[4 + k];
+      g.opacities[i] = row[7];
+      for (int64_t c = 0; c < D; ++c) g.colors[D * i + c] = row[kPairGeometry + c];
     }
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> splat_blend_backward_cpu(
-    Tensor means2d, Tensor conics, Tensor colors, Tensor opacities,
-    std::optional<Tensor> backgrounds, std::optional<Tensor> masks, int64_t width, int64_t height,
-    int64_t tile_size, Tensor offsets, Tensor flatten_ids, std::optional<Tensor> slots,
-    std::optional<Tensor> order, std::optional<Tensor> starts, double alpha_cap, Tensor render,
-    Tensor alphas, Tensor, Tensor g_render, Tensor g_alphas, bool absgrad) {
-  const char* op = "splat_blend_backward";
-  const BlendSizes s = check_blend(means2d, conics, &colors, opacities, backgrounds, masks, width,
-                                   height, tile_size, offsets, flatten_ids, op);
-  check_shape(render, {s.I, height, width, s.D}, op, "render");
-  check_shape(alphas, {s.I, height, width, 1}, op, "alphas");
-  check_shape(g_render, {s.I, height, width, s.D}, op, "g_render");
-  check_shape(g_alphas, {s.I, height, width, 1}, op, "g_alphas");
-  dense_all(means2d, conics, colors, opacities, render, alphas, g_render, g_alphas);
-  dense_all(backgrounds, masks, offsets, flatten_ids);
-  check_slots(slots, order, starts, s, op);
-  dense_all(slots, order, starts);
-  PairSlots pair_slots{optional_input<int32_t>(slots), optional_input<int32_t>(order),
-                       optional_input<int64_t>(starts), {}, {}};
-  Tensor sums = new_zeros(means2d, {s.M, kPairGeometry + s.D});
-  Tensor g_means2d = new_empty(means2d, {s.M, 2}), g_conics = new_empty(means2d, {s.M, 3});
-  Tensor g_means2d_abs = new_empty(means2d, {absgrad ? s.M : 0, 2});
-  Tensor g_colors = new_empty(means2d, {s.M, s.D}), g_opacities = new_empty(means2d, {s.M});
-  const TileLayout layout = tile_layout(s, width, height, tile_size, offsets, masks);
-  check_lists(layout, input<int32_t>(flatten_ids), op);
-  dispatch_float(means2d, [&](auto zero) {
-    using T = decltype(zero);
-    const auto args =
-        blend_args<T>(means2d, conics, colors, opacities, backgrounds, flatten_ids, alpha_cap);
-    const BlendOutputs<T> out{input<T>(render), input<T>(alphas), input<T>(g_render),
-                              input<T>(g_alphas)};
-    if (use_simd(zero, s))
-      backward_simd(args, layout, out, pair_slots, absgrad, output<T>(sums));
+struct CpuBlend {
+  template <typename T>
+  static Tensor forward(const BlendArgs<T>& a, const TileLayout& layout, bool, T* render,
+                        T* alphas, const Tensor& like) {
+    check_lists(layout, a.ids, "splat_blend");
+    if (use_simd(T{}, layout.s))
+      forward_simd(a, layout, render, alphas);
     else
-      backward_scalar(args, layout, out, output<T>(sums));
-    split_sums(output<T>(sums), s.M, s.D, output<T>(g_means2d),
-               absgrad ? output<T>(g_means2d_abs) : nullptr, output<T>(g_conics),
-               output<T>(g_colors), output<T>(g_opacities));
-  });
-  return {g_means2d, g_means2d_abs, g_conics, g_colors, g_opacities};
-}
+      forward_scalar(a, layout, render, alphas);
+    return new_empty(like, {0}, ScalarType::Int);
+  }
 
-// Every blended (splat, pixel) with list position in [range_start, range_end) batches of
-// tile_size^2, in the order of pixels and then depth, as gsplat's rasterize_to_indices_in_range.
-std::tuple<Tensor, Tensor, Tensor> splat_indices_in_range_cpu(
-    int64_t range_start, int64_t range_end, Tensor transmittances, Tensor means2d, Tensor conics,
-    Tensor opacities, int64_t width, int64_t height, int64_t tile_size, Tensor offsets,
-    Tensor flatten_ids, double alpha_cap) {
-  const char* op = "splat_indices_in_range";
-  const BlendSizes s = check_blend(means2d, conics, nullptr, opacities, std::nullopt, std::nullopt,
-                                   width, height, tile_size, offsets, flatten_ids, op);
-  check_shape(transmittances, {s.I, height, width}, op, "transmittances");
-  check_dtype(transmittances, means2d.scalar_type(), op, "transmittances");
-  dense_all(transmittances, means2d, conics, opacities, offsets, flatten_ids);
-  const TileLayout layout = tile_layout(s, width, height, tile_size, offsets, std::nullopt);
-  check_lists(layout, input<int32_t>(flatten_ids), op);
-  const int64_t batch = tile_size * tile_size, pixels = width * height;
-  std::vector<std::vector<int64_t>> splats(pixels * s.I);
-  dispatch_float(means2d, [&](auto zero) {
-    using T = decltype(zero);
-    const auto a = blend_args<T>(means2d, conics, opacities, opacities, std::nullopt, flatten_ids,
-                                 alpha_cap);
-    const T* start = input<T>(transmittances);
+  template <typename T>
+  static void backward(const BlendArgs<T>& a, const TileLayout& layout, const BlendOutputs<T>& out,
+                       const BlendLists& lists, const BlendInputGradients<T>& g,
+                       const Tensor& like) {
+    check_lists(layout, a.ids, "splat_blend_backward");
+    const Tensor sums = new_zeros(like, {layout.s.M, kPairGeometry + layout.s.D});
+    const bool absgrad = g.means2d_abs != nullptr;
+    if (use_simd(T{}, layout.s)) {
+      PairSlots slots{lists.slots, lists.order, lists.starts, {}, {}};
+      backward_simd(a, layout, out, slots, absgrad, output<T>(sums));
+    } else {
+      backward_scalar(a, layout, out, output<T>(sums));
+    }
+    split_sums(input<T>(sums), layout.s.M, layout.s.D, g);
+  }
+
+  template <typename T>
+  static IndexLists indices(const BlendArgs<T>& a, const TileLayout& layout, int64_t range_start,
+                            int64_t range_end, const T* transmittances, const Tensor& like) {
+    check_lists(layout, a.ids, "splat_indices_in_range");
+    const int64_t pixels = layout.width * layout.height;
+    std::vector<std::vector<int64_t>> splats(pixels * layout.s.I);
     parallel_dynamic(layout.tiles(), [&](int64_t tile, int64_t) {
-      const int64_t begin = layout.begin(tile) + range_start * batch;
-      const int64_t end = std::min(layout.end(tile), layout.begin(tile) + range_end * batch);
       for (int y = layout.y0(tile); y < layout.y0(tile) + layout.rows(tile); ++y)
         for (int x = layout.x0(tile); x < layout.x0(tile) + layout.columns(tile); ++x) {
-          const int64_t pixel = layout.image(tile) * pixels + y * width + x;
-          T transmittance = start[pixel];
-          for (int64_t k = begin; k < end; ++k) {
-            ScalarFragment<T> f;
-            const Step step = evaluate(a, a.ids[k], x + T(0.5), y + T(0.5), transmittance, f);
-            if (step == Step::stop) break;
-            if (step == Step::skip) continue;
-            splats[pixel].push_back(a.ids[k]);
-            transmittance = f.next;
-          }
+          const int64_t pixel = layout.image(tile) * pixels + y * layout.width + x;
+          for_blended(a, layout, tile, x, y, range_start, range_end, transmittances[pixel],
+                      [&](int64_t splat) { splats[pixel].push_back(splat); });
         }
     });
-  });
-  int64_t total = 0;
-  for (const auto& own : splats) total += static_cast<int64_t>(own.size());
-  Tensor splat_ids = new_empty(means2d, {total}, ScalarType::Long);
-  Tensor pixel_ids = new_empty(means2d, {total}, ScalarType::Long);
-  Tensor image_ids = new_empty(means2d, {total}, ScalarType::Long);
-  int64_t at = 0;
-  for (int64_t pixel = 0; pixel < pixels * s.I; ++pixel)
-    for (const int64_t splat : splats[pixel]) {
-      output<int64_t>(splat_ids)[at] = splat;
-      output<int64_t>(pixel_ids)[at] = pixel % pixels;
-      output<int64_t>(image_ids)[at++] = pixel / pixels;
-    }
-  return {splat_ids, pixel_ids, image_ids};
-}
+    int64_t total = 0;
+    for (const auto& own : splats) total += static_cast<int64_t>(own.size());
+    const IndexLists lists = index_lists(like, total);
+    int64_t at = 0;
+    for (int64_t pixel = 0; pixel < pixels * layout.s.I; ++pixel)
+      for (const int64_t splat : splats[pixel]) lists.store(at++, splat, pixel, pixels);
+    return lists;
+  }
+};
 
 }  // namespace
 
 FL_LIBRARY_IMPL_CPU(m) {
-  m.impl("splat_blend", TORCH_BOX(&splat_blend_cpu));
-  m.impl("splat_blend_backward", TORCH_BOX(&splat_blend_backward_cpu));
-  m.impl("splat_indices_in_range", TORCH_BOX(&splat_indices_in_range_cpu));
+  m.impl("splat_blend", TORCH_BOX(&splat_blend<CpuBlend>));
+  m.impl("splat_blend_backward", TORCH_BOX(&splat_blend_backward<CpuBlend>));
+  m.impl("splat_indices_in_range", TORCH_BOX(&splat_indices_in_range<CpuBlend>));
 }
 
 }  // namespace fl::splat

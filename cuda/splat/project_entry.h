@@ -7,7 +7,6 @@
 #include <tuple>
 
 #include "core/check.h"
-#include "splat/args.h"
 #include "splat/project.h"
 
 namespace fl::splat {

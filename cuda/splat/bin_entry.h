@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The arguments of binning, checked once for both backends.
+// Binning as torch sees it: checks, outputs and types, with the work left to a Backend; and what
+// both backends do for one splat.
 #pragma once
 
 #include <algorithm>
@@ -112,6 +113,71 @@ BinArgs<T> bin_args(const Tensor& means2d, const Tensor& radii, const Tensor& de
           n_images > 0 ? std::max<int64_t>(1, M / n_images) : 1,
           {static_cast<int>(tile_size), static_cast<int>(tile_width),
            static_cast<int>(tile_height)}};
+}
+
+template <typename T>
+FL_HD bool is_visible(const BinArgs<T>& a, int64_t i) {
+  return a.radii[2 * i] > 0 && a.radii[2 * i + 1] > 0 &&
+         (a.opacities == nullptr || a.opacities[i] >= T(kAlphaThreshold));
+}
+
+// Order of a float's bits as unsigned keys.
+template <typename T>
+FL_HD uint32_t depth_key_of(T depth) {
+  union {
+    float value;
+    uint32_t bits;
+  } both;
+  both.value = static_cast<float>(depth);
+  return depth_key(both.bits);
+}
+
+// A splat ready to be cut by rows of tiles.
+template <typename T>
+struct TileCover {
+  TileRange range;
+  int64_t first_tile;  // of its image
+  bool exact;
+  Ellipse<T> ellipse;
+
+  FL_HD Span row(int tile_y, const TileGrid& grid) const {
+    return exact ? row_span(ellipse, tile_y, range, grid) : Span{range.x_begin, range.x_end};
+  }
+  FL_HD int64_t tile(int tile_x, int tile_y, const TileGrid& grid) const {
+    return first_tile + static_cast<int64_t>(tile_y) * grid.width + tile_x;
+  }
+};
+
+template <typename T>
+FL_HD TileCover<T> cover_tiles(const BinArgs<T>& a, int64_t i) {
+  const T x = a.means2d[2 * i], y = a.means2d[2 * i + 1];
+  const int64_t image = a.image_ids != nullptr ? a.image_ids[i] : i / a.splats_per_image;
+  TileCover<T> cover;
+  cover.range = tile_rectangle(x, y, a.radii[2 * i], a.radii[2 * i + 1], a.grid);
+  cover.first_tile = image * a.grid.width * a.grid.height;
+  cover.exact = a.conics != nullptr;
+  if (cover.exact)
+    cover.ellipse = make_ellipse(x, y, a.conics[3 * i], a.conics[3 * i + 1], a.conics[3 * i + 2],
+                                 a.opacities[i]);
+  return cover;
+}
+
+template <typename Backend>
+BinResult splat_bin(Tensor means2d, Tensor radii, Tensor depths, std::optional<Tensor> conics,
+                    std::optional<Tensor> opacities, std::optional<Tensor> image_ids,
+                    int64_t n_images, int64_t tile_size, int64_t tile_width, int64_t tile_height) {
+  check_bin(means2d, radii, depths, conics, opacities, image_ids, n_images, tile_size, tile_width,
+            tile_height, "splat_bin");
+  dense_all(means2d, radii, depths);
+  dense_all(conics, opacities, image_ids);
+  BinOutputs out = bin_outputs(means2d, n_images, tile_width, tile_height);
+  dispatch_float(means2d, [&](auto zero) {
+    using T = decltype(zero);
+    Backend::run(bin_args<T>(means2d, radii, depths, conics, opacities, image_ids, n_images,
+                             tile_size, tile_width, tile_height),
+                 means2d, out);
+  });
+  return out.result();
 }
 
 }  // namespace fl::splat
