@@ -94,6 +94,7 @@ class Case:
         variants: Named factories of inputs. The first one is also traced, compiled and strided.
         differentiable: Names of the arguments that get gradients.
         gradcheck: The variants that finite differences run on.
+        large: The variants too large for the reference: only threads are compared.
         emulated: The variants small enough for the emulator; None: all.
         emulated_gradcheck: The variants that finite differences run on in the emulator.
         dtypes: Floating types of the inputs.
@@ -113,6 +114,7 @@ class Case:
     variants: Mapping[str, Factory]
     differentiable: tuple[str, ...] = ()
     gradcheck: tuple[str, ...] = ()
+    large: tuple[str, ...] = ()
     emulated: tuple[str, ...] | None = None
     emulated_gradcheck: tuple[str, ...] = ()
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64)
@@ -138,9 +140,7 @@ def parametrize(cases: Sequence[Case]) -> pytest.MarkDecorator:
 
 def _checks(case: Case) -> Iterator[tuple[str, Callable[[], None]]]:
     for backend in _backends(case):
-        for variant in case.variants:
-            if backend == "emulated" and case.emulated is not None and variant not in case.emulated:
-                continue
+        for variant in _referenced(case, backend):
             for dtype in case.dtypes:
                 name = f"{case.name}-values-{backend}-{variant}-{str(dtype).split('.')[1]}"
                 yield name, partial(check_values, case, backend, variant, dtype)
@@ -159,6 +159,14 @@ def _checks(case: Case) -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"{case.name}-repeat-cuda", partial(check_repeats, case, "cuda")
     for error in case.errors:
         yield f"{case.name}-error-{error.name}", partial(check_error, case, error)
+
+
+def _referenced(case: Case, backend: str) -> list[str]:
+    """The variants whose values are compared with the reference."""
+    small = [variant for variant in case.variants if variant not in case.large]
+    if backend != "emulated" or case.emulated is None:
+        return small
+    return [variant for variant in small if variant in case.emulated]
 
 
 def _backends(case: Case) -> list[str]:
@@ -209,7 +217,8 @@ def _map_tensors(inputs: Inputs, f: Callable[[Tensor], Tensor]) -> Inputs:
         if isinstance(value, Tensor):
             return f(value)
         if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
-            return type(value)(apply(v) for v in value)
+            parts = [apply(v) for v in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
         return value
 
     return {name: apply(value) for name, value in inputs.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -256,7 +257,7 @@ def bin_splats(
     conics: Tensor | None = None,
     opacities: Tensor | None = None,
     image_ids: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Exactly the tiles that are reached, or the rectangle's without conics."""
     M = means2d.shape[0]
     grid = (tile_size, tile_width, tile_height)
@@ -273,10 +274,17 @@ def bin_splats(
         offsets.append(len(ids))
         listed = inside[order, tile] & (image_ids[order] == image)
         ids += order[listed].tolist()
+    counts, flatten_ids = inside.sum(1), torch.tensor(ids, dtype=torch.int64)
+    order = torch.cat([order[counts[order] > 0], (counts == 0).nonzero().squeeze(1)])
+    starts = torch.cat([counts.new_zeros(1), counts[order].cumsum(0)])
+    by_splat = torch.argsort(torch.argsort(order)[flatten_ids], stable=True)
     return (
-        inside.sum(1).int(),
-        torch.tensor(ids, dtype=torch.int32),
+        counts.int(),
+        flatten_ids.int(),
         torch.tensor(offsets, dtype=torch.int32).reshape(n_images, tile_height, tile_width),
+        torch.argsort(by_splat).int(),
+        order.int(),
+        starts,
     )
 
 
@@ -295,10 +303,16 @@ class _PerPixel(torch.autograd.Function):
         return grads[0].sum(0), grads[0].abs().sum(0), None
 
 
+def lists_of(bins: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """offsets and flatten_ids, of what ``bin_splats`` returns or of just the two."""
+    return (bins[0], bins[1]) if len(bins) == 2 else (bins[2], bins[1])
+
+
 def _tile_runs(
-    width: int, height: int, tile_size: int, offsets: Tensor, flatten_ids: Tensor
+    width: int, height: int, tile_size: int, bins: Sequence[Tensor]
 ) -> list[tuple[int, int, tuple[int, int, int, int], list[int]]]:
     """Image, tile, pixel rectangle x0 y0 columns rows and splats of every tile."""
+    offsets, flatten_ids = lists_of(bins)
     images, tile_height, tile_width = offsets.shape
     starts = [*offsets.reshape(-1).tolist(), flatten_ids.numel()]
     runs = []
@@ -329,20 +343,17 @@ def blend(
     width: int,
     height: int,
     tile_size: int,
-    offsets: Tensor,
-    flatten_ids: Tensor,
+    bins: Sequence[Tensor],
     backgrounds: Tensor | None = None,
     masks: Tensor | None = None,
     means2d_abs: Tensor | None = None,
     alpha_cap: float = 0.999,
 ) -> tuple[Tensor, Tensor]:
-    images, channels = offsets.shape[0], colors.shape[1]
+    images, channels = lists_of(bins)[0].shape[0], colors.shape[1]
     rows = [[colors.new_zeros(width, channels) for _ in range(height)] for _ in range(images)]
     left = [[colors.new_ones(width) for _ in range(height)] for _ in range(images)]
     probe = torch.zeros_like(means2d) if means2d_abs is None else means2d_abs
-    for image, tile, (x0, y0, w, h), ids in _tile_runs(
-        width, height, tile_size, offsets, flatten_ids
-    ):
+    for image, tile, (x0, y0, w, h), ids in _tile_runs(width, height, tile_size, bins):
         if masks is not None and not masks[image].reshape(-1)[tile]:
             continue
         pixels = pixel_centers(x0, y0, w, h).to(means2d)
@@ -390,7 +401,8 @@ def indices_in_range(
 ) -> tuple[Tensor, Tensor, Tensor]:
     found = []
     batch = tile_size * tile_size
-    for image, _, (x0, y0, w, h), ids in _tile_runs(width, height, tile_size, offsets, flatten_ids):
+    bins = (offsets, flatten_ids)
+    for image, _, (x0, y0, w, h), ids in _tile_runs(width, height, tile_size, bins):
         pixels = pixel_centers(x0, y0, w, h)
         for pixel in pixels:
             x, y = int(pixel[0]), int(pixel[1])
@@ -417,8 +429,7 @@ def decision_margin(
     width: int,
     height: int,
     tile_size: int,
-    offsets: Tensor,
-    flatten_ids: Tensor,
+    bins: Sequence[Tensor],
     alpha_cap: float = 0.999,
 ) -> float:
     """How near a fragment comes to a jump of blending: 1/255, the cap, or the stop.
@@ -426,7 +437,7 @@ def decision_margin(
     The distance to the stop is relative to it; finite differences are valid only away from all.
     """
     margin = math.inf
-    for _, _, (x0, y0, w, h), ids in _tile_runs(width, height, tile_size, offsets, flatten_ids):
+    for _, _, (x0, y0, w, h), ids in _tile_runs(width, height, tile_size, bins):
         pixels = pixel_centers(x0, y0, w, h)
         T = torch.ones(w * h, dtype=torch.float64)
         for i in ids:
@@ -462,7 +473,7 @@ def composite(
     ids = visible[torch.argsort(depths[visible], stable=True)].int()
     offsets = torch.zeros(1, 1, 1, dtype=torch.int32)
     render, alpha = blend(
-        means2d, conics, colors, opacities, width, height, max(width, height), offsets, ids,
+        means2d, conics, colors, opacities, width, height, max(width, height), (offsets, ids),
         None if backgrounds is None else backgrounds[None], alpha_cap=alpha_cap,
     )  # fmt: skip
     return render[0], alpha[0]
