@@ -192,7 +192,7 @@ class Gaussians3D(nn.Module):
         Returns:
             bool [N].
         """
-        flags = [torch.isfinite(p).reshape(len(self), -1).all(dim=1) for p in self.parameters()]
+        flags = [torch.isfinite(p.unsqueeze(-1)).flatten(1).all(dim=1) for p in self.parameters()]
         return torch.stack(flags).all(dim=0)
 
     def extra_repr(self) -> str:

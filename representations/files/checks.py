@@ -18,6 +18,8 @@ from torch import Tensor
 from ...errors import FileFormatError
 from .ply_data import PlyElement
 
+_ROWS_AT_ONCE = 1 << 11
+
 
 def require_column(
     path: str | os.PathLike[str], element: PlyElement, name: str, kind: str = "f"
@@ -64,8 +66,11 @@ def float32_table(path: str | os.PathLike[str], element: PlyElement, names: list
     columns = [require_column(path, element, name) for name in names]
     table = np.empty((element.count, len(names)), np.float32)
     with np.errstate(over="ignore"):
-        for i, column in enumerate(columns):
-            table[:, i] = column
+        # Blocks of rows stay in the cache while column after column is written into them.
+        for start in range(0, element.count, _ROWS_AT_ONCE):
+            block = table[start : start + _ROWS_AT_ONCE]
+            for i, column in enumerate(columns):
+                block[:, i] = column[start : start + _ROWS_AT_ONCE]
     return torch.from_numpy(table)
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from ...errors import FileFormatError
 from ..gaussians import Gaussians3D, rgb_to_sh0
 from .checks import float32_table, require_column, warn_if_not_finite
-from .gaussian_ply import rest_names, rest_to_shN
+from .gaussian_ply import rest_names
 from .ply import peek_ply, read_ply
 from .ply_data import PlyElement
 from .splat import opacity_from_bytes
@@ -150,4 +150,4 @@ def _unpack_sh(path: Path, element: PlyElement | None, n: int) -> Tensor:
     values = (torch.arange(256) + 0.5) / 256
     # The two ends of the scale mean the ends of the range.
     values[0], values[255] = 0.0, 1.0
-    return rest_to_shN((8 * values - 4)[torch.from_numpy(table).long()])
+    return (8 * values - 4)[torch.from_numpy(table).long()].view(n, len(names) // 3, 3)

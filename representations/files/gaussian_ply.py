@@ -35,14 +35,15 @@ def is_gaussian_ply(head: bytes) -> bool:
 
 
 def rest_names(path: str | os.PathLike[str], element: PlyElement) -> list[str]:
-    """Give the names of the higher-band properties, in the order of the format.
+    """Give the names of the higher-band properties, coefficient by coefficient, each in R, G, B.
 
     Args:
         path: The file, for messages.
         element: The one that has them.
 
     Returns:
-        "f_rest_0" and so on; 0, 9, 24, 45 or 72 names.
+        0, 9, 24, 45 or 72 names: "f_rest_0", "f_rest_15", "f_rest_30", "f_rest_1" ... for degree 3,
+        so that their columns side by side are [N, n_coefficients, 3] without a transposition.
 
     Raises:
         FileFormatError: If their number fits no degree, or one is missing.
@@ -52,12 +53,8 @@ def rest_names(path: str | os.PathLike[str], element: PlyElement) -> list[str]:
         raise FileFormatError(
             path, f"element {element.name}, properties f_rest_*", "0, 9, 24, 45 or 72", str(count)
         )
-    return [f"f_rest_{i}" for i in range(count)]
-
-
-def rest_to_shN(rest: Tensor) -> Tensor:
-    """Turn channel-major columns [N, 3 * n] into coefficients [N, n, 3]."""
-    return rest.reshape(rest.shape[0], 3, rest.shape[1] // 3).transpose(1, 2).contiguous()
+    per_channel = count // 3
+    return [f"f_rest_{c * per_channel + k}" for k in range(per_channel) for c in range(3)]
 
 
 def read_gaussian_ply(path: str | os.PathLike[str]) -> Gaussians3D:
@@ -81,14 +78,14 @@ def read_gaussian_ply(path: str | os.PathLike[str]) -> Gaussians3D:
     element = read_ply(path, ("vertex",)).elements.get("vertex")
     if element is None:
         raise FileFormatError(path, "element vertex", "one", "none")
-    rest = float32_table(path, element, rest_names(path, element))
+    names = rest_names(path, element)
     gaussians = Gaussians3D(
         means=float32_table(path, element, _MEANS),
         quats=float32_table(path, element, _QUATS),
         log_scales=float32_table(path, element, _SCALES),
         opacity_logits=float32_table(path, element, ["opacity"]).squeeze(1),
         sh0=float32_table(path, element, _SH0).unsqueeze(1),
-        shN=rest_to_shN(rest),
+        shN=float32_table(path, element, names).view(-1, len(names) // 3, 3),
     )
     warn_if_not_finite(path, gaussians.finite(), "Gaussians")
     return gaussians
@@ -110,7 +107,7 @@ def write_gaussian_ply(
         17
     """
     n = len(gaussians)
-    rest = gaussians.shN.detach().transpose(1, 2).reshape(n, -1)
+    rest = gaussians.shN.detach().transpose(1, 2).flatten(1)
     zeros = np.broadcast_to(np.float32(0), (n,))
     columns: dict[str, Column] = {}
     columns.update(_columns(_MEANS, gaussians.means))

@@ -28,7 +28,7 @@ from .ply_header import FORMATS, TYPES, PlyHeader, read_ply_header
 __all__ = ["PlyElement", "PlyFile", "PlyList", "peek_ply", "read_ply", "write_ply"]
 
 _TYPE_NAMES = {dtype: name for name, dtype in reversed(TYPES.items()) if not name[-1].isdigit()}
-_ROWS_AT_ONCE = 1 << 14
+_ROWS_AT_ONCE = 1 << 12
 
 
 def read_ply(path: str | os.PathLike[str], elements: Collection[str] | None = None) -> PlyFile:

@@ -21,7 +21,8 @@ from ...errors import FileFormatError
 from .ply_data import Column, PlyElement, PlyList
 from .ply_header import FORMATS, PlyElementHeader, PlyHeader, PlyProperty
 
-_BLOCK_BYTES = 1 << 22
+# A block stays in the cache while its columns are taken out one by one.
+_BLOCK_BYTES = 1 << 18
 _GATHER_ITEMS = 1 << 18
 _MAX_TABLE_ROW_BYTES = 1 << 16
 
