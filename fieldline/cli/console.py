@@ -64,5 +64,7 @@ def print_rows(
         numeric = bool(rows) and all(isinstance(row[index], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row))
+        table.add_row(
+            *(Text(f"{cell:.4g}" if isinstance(cell, float) else str(cell)) for cell in row)
+        )
     output().print(table)

@@ -113,7 +113,7 @@ def examine_cuda(torch: dict[str, Any], core: dict[str, Any]) -> dict[str, Any]:
     built = core.get("build", {}).get("cuda_architectures", "")
     architectures = [name for name in built.split(",") if name]
     report: dict[str, Any] = {"architectures": architectures, "usable": False, "remedy": None}
-    rebuild = "pip install --no-build-isolation --force-reinstall --no-deps fieldline's source"
+    rebuild = "pip install --no-build-isolation --force-reinstall --no-deps PATH/TO/fieldline"
     if not torch.get("cuda"):
         report["remedy"] = "this torch is a CPU build; for a GPU install torch with CUDA"
     elif not torch["gpus"]:

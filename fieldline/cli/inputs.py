@@ -27,12 +27,33 @@ class Input:
     config: dict[str, Any]
 
     @property
+    def recorded(self) -> dict[str, Any]:
+        """The photos and their settings that the run names."""
+        section = self.config.get("input", {})
+        return section if isinstance(section, dict) else {}
+
+    @property
+    def fit(self) -> dict[str, Any]:
+        """The settings that the run was trained with."""
+        section = self.config.get("fit", {})
+        return section if isinstance(section, dict) else {}
+
+    @property
+    def background(self) -> tuple[float, float, float] | None:
+        """The colour behind the splats, if the run fixed one that is not the photos' own."""
+        name = self.fit.get("background")
+        return {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}.get(str(name))
+
+    @property
+    def antialiased(self) -> bool:
+        """Whether the run was trained with the antialiasing factor."""
+        return self.fit.get("antialiased") is True
+
+    @property
     def photos(self) -> Path | None:
         """The photos that a run was made from, if it says so and they are still there."""
-        recorded = self.config.get("photos")
-        if not isinstance(recorded, str):
-            return None
-        return Path(recorded) if Path(recorded).exists() else None
+        place = self.recorded.get("photos")
+        return Path(place) if isinstance(place, str) and Path(place).exists() else None
 
     def scene(self, photos: Path | None, downscale: float | None) -> Scene:
         """The scene to compare with or to take cameras from.
@@ -46,17 +67,15 @@ class Input:
         """
         place = photos or self.photos
         if place is None:
-            recorded = self.config.get("photos")
-            why = (
-                f"{recorded}, which the run was made from, is gone" if recorded else "none is known"
-            )
+            gone = self.recorded.get("photos")
+            why = f"{gone}, which the run was made from, is gone" if gone else "none is known"
             raise ValueError(
                 f"{self.path}: photos to take cameras from: {why}; name them: --photos"
             )
         if downscale is None:
-            recorded = self.config.get("downscale", 1)
-            downscale = float(recorded) if isinstance(recorded, int | float) else 1.0
-        test_every = self.config.get("test_every", 8)
+            value = self.recorded.get("downscale", 1) if photos is None else 1
+            downscale = float(value) if isinstance(value, int | float) else 1.0
+        test_every = self.recorded.get("test_every", 8)
         return load_scene(place, downscale, test_every if isinstance(test_every, int) else 8)
 
 

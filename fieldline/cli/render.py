@@ -14,6 +14,8 @@ from .console import output, print_json
 from .progress import counted
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..datasets.scene import Scene
     from ..representations.camera_path import CameraPath
     from ..representations.cameras import Camera
@@ -65,6 +67,8 @@ class Render:
 
     def run(self) -> int:
         """Renders every camera into the output."""
+        import torch
+
         from .frames import open_sink
         from .inputs import open_input, quick
 
@@ -72,9 +76,12 @@ class Render:
         cameras, fps, scene = self.cameras(source)
         sink = open_sink(self.output, fps, self.overwrite)
         splats = quick(source.splats)
+        behind = self.background or source.background or (scene and scene.background)
+        background = None if behind is None else torch.tensor(behind)
+        antialiased = self.antialiased or source.antialiased
         with sink:
             for name, camera in counted(cameras, "rendering"):
-                sink.add(name, self.picture(splats, camera, scene))
+                sink.add(name, picture(splats, camera, background, antialiased))
         if self.json:
             print_json({"output": str(self.output), "frames": len(cameras), "fps": fps})
         else:
@@ -137,17 +144,18 @@ class Render:
         height = self.height or round(width / shape)
         return camera.resized(max(1, width), max(1, height))
 
-    def picture(self, splats: Gaussians3D, camera: Camera, scene: Scene | None):
-        """One picture, float [H, W, 3]."""
-        import torch
 
-        from ..tracers.splatting import render
+def picture(
+    splats: Gaussians3D, camera: Camera, background: Tensor | None, antialiased: bool
+) -> Tensor:
+    """One picture, float [H, W, 3]."""
+    import torch
 
-        behind = self.background or (scene.background if scene is not None else None)
-        background = None if behind is None else torch.tensor(behind)
-        with torch.no_grad():
-            camera = camera.to(splats.device)
-            return render(splats, camera, background=background, antialiased=self.antialiased).rgb
+    from ..tracers.splatting import render
+
+    with torch.no_grad():
+        camera = camera.to(splats.device)
+        return render(splats, camera, background=background, antialiased=antialiased).rgb
 
 
 def read_flight(path: Path) -> CameraPath:
