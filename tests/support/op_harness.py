@@ -94,6 +94,7 @@ class Case:
         variants: Named factories of inputs. The first one is also traced, compiled and strided.
         differentiable: Names of the arguments that get gradients.
         gradcheck: The variants that finite differences run on.
+        step: Of finite differences.
         large: The variants too large for the reference: only threads are compared.
         emulated: The variants small enough for the emulator; None: all.
         emulated_gradcheck: The variants that finite differences run on in the emulator.
@@ -114,6 +115,7 @@ class Case:
     variants: Mapping[str, Factory]
     differentiable: tuple[str, ...] = ()
     gradcheck: tuple[str, ...] = ()
+    step: float = 1e-6
     large: tuple[str, ...] = ()
     emulated: tuple[str, ...] | None = None
     emulated_gradcheck: tuple[str, ...] = ()
@@ -206,9 +208,17 @@ def seeded(*words: object) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(" ".join(map(str, words)).encode()))
 
 
+@lru_cache(maxsize=128)
+def _drawn(case: Case, variant: str) -> Inputs:
+    return case.variants[variant](seeded(case.name, variant))
+
+
 def make_inputs(case: Case, variant: str, dtype: torch.dtype) -> Inputs:
-    """The variant's inputs on the CPU, floating tensors rounded to ``dtype``."""
-    inputs = case.variants[variant](seeded(case.name, variant))
+    """The variant's inputs on the CPU, floating tensors rounded to ``dtype``.
+
+    They are drawn once: whoever writes to them copies them first.
+    """
+    inputs = _drawn(case, variant)
     return _map_tensors(inputs, lambda t: t.to(dtype) if t.is_floating_point() else t)
 
 
@@ -311,8 +321,9 @@ def assert_near(what: str, value: Tensor, expected: Tensor, tolerance: float) ->
 
 def check_gradients_numerically(case: Case, backend: str, variant: str) -> None:
     """Gradients agree with finite differences in float64."""
+    inputs = make_inputs(case, variant, torch.float64)
     with running_on(backend) as device:
-        inputs = _map_tensors(make_inputs(case, variant, torch.float64), lambda t: t.to(device))
+        inputs = _map_tensors(inputs, lambda t: t.to(device))
         names = [name for name in case.differentiable if inputs.get(name) is not None]
 
         def function(*leaves: Tensor) -> tuple[Tensor, ...]:
@@ -320,7 +331,7 @@ def check_gradients_numerically(case: Case, backend: str, variant: str) -> None:
             return tuple(t for t in outputs if t.requires_grad)
 
         leaves = [inputs[name].clone().requires_grad_() for name in names]
-        assert torch.autograd.gradcheck(function, leaves, eps=1e-6, atol=1e-6, rtol=1e-4)
+        assert torch.autograd.gradcheck(function, leaves, eps=case.step, atol=1e-6, rtol=1e-4)
 
 
 class _Recorder(TorchDispatchMode):
@@ -344,8 +355,9 @@ def check_operators(case: Case, backend: str) -> None:
     """Every operator behind the call has a true schema, fake kernel and autograd registration."""
     recorder = _Recorder()
     dtype = torch.float32 if torch.float32 in case.dtypes else case.dtypes[0]
+    inputs = make_inputs(case, case.first, dtype)
     with running_on(backend) as device:
-        inputs = _map_tensors(make_inputs(case, case.first, dtype), lambda t: t.to(device))
+        inputs = _map_tensors(inputs, lambda t: t.to(device))
         with recorder:
             call(case, case.op, inputs)
         assert recorder.calls, "the call reached no operator of ours"
@@ -363,8 +375,9 @@ def check_compiles(case: Case, backend: str) -> None:
     """``torch.compile(fullgraph=True)`` traces forward and backward and changes no value."""
     dtype = torch.float32 if torch.float32 in case.dtypes else case.dtypes[0]
     torch._dynamo.reset()
+    inputs = make_inputs(case, case.first, dtype)
     with running_on(backend) as device:
-        inputs = _map_tensors(make_inputs(case, case.first, dtype), lambda t: t.to(device))
+        inputs = _map_tensors(inputs, lambda t: t.to(device))
         # Some outputs are as long as their values say; asked to, the compiler allows that.
         with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
             compiled = torch.compile(case.op, fullgraph=True, backend="aot_eager", dynamic=False)
@@ -398,8 +411,9 @@ def _strided(tensor: Tensor) -> Tensor:
 def check_strided(case: Case, backend: str) -> None:
     """Inputs that are not contiguous give the same bits."""
     dtype = torch.float32 if torch.float32 in case.dtypes else case.dtypes[0]
+    inputs = make_inputs(case, case.first, dtype)
     with running_on(backend) as device:
-        inputs = _map_tensors(make_inputs(case, case.first, dtype), lambda t: t.to(device))
+        inputs = _map_tensors(inputs, lambda t: t.to(device))
         expected = call(case, case.op, inputs)
         result = call(case, case.op, _map_tensors(inputs, _strided))
     varies = backend == "cuda" and case.varies_on_cuda
@@ -420,8 +434,9 @@ def check_threads(case: Case, variant: str) -> None:
 
 def check_repeats(case: Case, backend: str) -> None:
     """Two runs give the same bits."""
+    inputs = make_inputs(case, case.first, case.dtypes[0])
     with running_on(backend) as device:
-        inputs = _map_tensors(make_inputs(case, case.first, case.dtypes[0]), lambda t: t.to(device))
+        inputs = _map_tensors(inputs, lambda t: t.to(device))
         first, second = (call(case, case.op, inputs) for _ in range(2))
     _assert_same(second, first, 0.0)
 

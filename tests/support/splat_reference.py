@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -292,15 +292,15 @@ def bin_splats(
 
 
 class _PerPixel(torch.autograd.Function):
-    """Copies a splat's mean to each pixel; sums the gradients, and their absolute values."""
+    """Copies means [K, 2] to each pixel; sums the gradients, and their absolute values."""
 
     @staticmethod
-    def forward(ctx: Any, mean: Tensor, mean_abs: Tensor, pixels: int) -> Tensor:
-        return mean.expand(pixels, 2).clone()
+    def forward(ctx: Any, means: Tensor, means_abs: Tensor, pixels: int) -> Tensor:
+        return means[:, None].expand(-1, pixels, 2).clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        return grads[0].sum(0), grads[0].abs().sum(0), None
+        return grads[0].sum(1), grads[0].abs().sum(1), None
 
 
 def lists_of(bins: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -310,29 +310,43 @@ def lists_of(bins: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _tile_runs(
     width: int, height: int, tile_size: int, bins: Sequence[Tensor]
-) -> list[tuple[int, int, tuple[int, int, int, int], list[int]]]:
+) -> Iterator[tuple[int, int, tuple[int, int, int, int], Tensor]]:
     """Image, tile, pixel rectangle x0 y0 columns rows and splats of every tile."""
     offsets, flatten_ids = lists_of(bins)
     images, tile_height, tile_width = offsets.shape
     starts = [*offsets.reshape(-1).tolist(), flatten_ids.numel()]
-    runs = []
     cells = itertools.product(range(images), range(tile_height), range(tile_width))
     for index, (image, ty, tx) in enumerate(cells):
         x0, y0 = tx * tile_size, ty * tile_size
         rectangle = (x0, y0, min(tile_size, width - x0), min(tile_size, height - y0))
-        ids = flatten_ids[starts[index] : starts[index + 1]].tolist()
-        runs.append((image, index % (tile_height * tile_width), rectangle, ids))
-    return runs
+        ids = flatten_ids[starts[index] : starts[index + 1]].long()
+        yield image, index % (tile_height * tile_width), rectangle, ids
 
 
-def fragments(
-    mean: Tensor, conic: Tensor, opacity: Tensor, pixels: Tensor, alpha_cap: float
-) -> tuple[Tensor, Tensor]:
-    """alpha [pixels] of one splat, and where it counts; mean is [2] or [pixels, 2]."""
-    dx, dy = (pixels - mean).unbind(-1)
-    sigma = (conic[0] * dx * dx + conic[2] * dy * dy) / 2 + conic[1] * dx * dy
-    alpha = (opacity * torch.exp(-sigma)).clamp(max=alpha_cap)
-    return alpha, (sigma >= 0) & (alpha >= THRESHOLD)
+def tile_alphas(
+    means: Tensor, conics: Tensor, opacities: Tensor, pixels: Tensor, alpha_cap: float
+) -> Tensor:
+    """alpha [K, pixels] of a tile's K splats, 0 where a fragment is skipped.
+
+    ``means`` is [K, 2], or [K, pixels, 2] with a copy for each pixel.
+    """
+    means = means[:, None] if means.dim() == 2 else means
+    dx, dy = (pixels - means).unbind(-1)
+    A, B, C = conics[:, :, None].unbind(1)
+    sigma = (A * dx * dx + C * dy * dy) / 2 + B * dx * dy
+    alpha = (opacities[:, None] * torch.exp(-sigma)).clamp(max=alpha_cap)
+    return torch.where((sigma >= 0) & (alpha >= THRESHOLD), alpha, 0)
+
+
+def blended(alpha: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """alpha [K, pixels] without what lies behind the stop, and transmittance [K + 1, pixels].
+
+    Transmittance only falls, so the stop cuts each pixel's list in two.
+    """
+    start = alpha.new_ones(alpha.shape[1]) if start is None else start
+    alive = start * torch.cumprod(1 - alpha, 0) > STOP
+    alpha = torch.where(alive, alpha, 0)
+    return alpha, torch.cumprod(torch.cat([start[None], 1 - alpha]), 0)
 
 
 def blend(
@@ -349,40 +363,27 @@ def blend(
     means2d_abs: Tensor | None = None,
     alpha_cap: float = 0.999,
 ) -> tuple[Tensor, Tensor]:
-    images, channels = lists_of(bins)[0].shape[0], colors.shape[1]
-    rows = [[colors.new_zeros(width, channels) for _ in range(height)] for _ in range(images)]
-    left = [[colors.new_ones(width) for _ in range(height)] for _ in range(images)]
+    images, tile_height, tile_width = lists_of(bins)[0].shape
+    channels = colors.shape[1]
     probe = torch.zeros_like(means2d) if means2d_abs is None else means2d_abs
+    tiles = []  # [rows, columns, channels + 1]: colours and transmittance
     for image, tile, (x0, y0, w, h), ids in _tile_runs(width, height, tile_size, bins):
         if masks is not None and not masks[image].reshape(-1)[tile]:
-            continue
+            ids = ids[:0]
         pixels = pixel_centers(x0, y0, w, h).to(means2d)
-        color, T = colors.new_zeros(w * h, channels), colors.new_ones(w * h)
-        stopped = torch.zeros(w * h, dtype=torch.bool)
-        for i in ids:
-            mean = _PerPixel.apply(means2d[i], probe[i], w * h)
-            alpha, counts = fragments(mean, conics[i], opacities[i], pixels, alpha_cap)
-            counts = counts & ~stopped
-            stops = counts & (T * (1 - alpha) <= STOP)
-            stopped = stopped | stops
-            alpha = torch.where(counts & ~stops, alpha, 0)
-            color = color + (T * alpha)[:, None] * colors[i]
-            T = T * (1 - alpha)
-        for row in range(h):
-            cells = slice(row * w, (row + 1) * w)
-            rows[image][y0 + row] = _replaced(rows[image][y0 + row], x0, color[cells])
-            left[image][y0 + row] = _replaced(left[image][y0 + row], x0, T[cells])
+        means = _PerPixel.apply(means2d[ids], probe[ids], w * h)
+        alpha = tile_alphas(means, conics[ids], opacities[ids], pixels, alpha_cap)
+        alpha, T = blended(alpha)
+        color = ((T[:-1] * alpha)[:, :, None] * colors[ids][:, None]).sum(0)
+        tiles.append(torch.cat([color, T[-1][:, None]], 1).reshape(h, w, channels + 1))
     if images == 0:
         return colors.new_zeros(0, height, width, channels), colors.new_zeros(0, height, width, 1)
-    render = torch.stack([torch.stack(image) for image in rows])
-    T = torch.stack([torch.stack(image) for image in left])[..., None]
+    rows = [torch.cat(tiles[i : i + tile_width], 1) for i in range(0, len(tiles), tile_width)]
+    canvas = torch.cat(rows, 0).reshape(images, height, width, channels + 1)
+    render, T = canvas[..., :-1], canvas[..., -1:]
     if backgrounds is not None:
         render = render + T * backgrounds[:, None, None]
     return render, 1 - T
-
-
-def _replaced(row: Tensor, start: int, values: Tensor) -> Tensor:
-    return torch.cat([row[:start], values, row[start + len(values) :]])
 
 
 def indices_in_range(
@@ -403,20 +404,13 @@ def indices_in_range(
     batch = tile_size * tile_size
     bins = (offsets, flatten_ids)
     for image, _, (x0, y0, w, h), ids in _tile_runs(width, height, tile_size, bins):
-        pixels = pixel_centers(x0, y0, w, h)
-        for pixel in pixels:
-            x, y = int(pixel[0]), int(pixel[1])
-            T = float(transmittances[image, y, x])
-            for order, i in enumerate(ids[range_start * batch : range_end * batch]):
-                alpha, counts = fragments(
-                    means2d[i], conics[i], opacities[i], pixel[None], alpha_cap
-                )
-                if not bool(counts):
-                    continue
-                if T * (1 - float(alpha)) <= STOP:
-                    break
-                T *= 1 - float(alpha)
-                found.append((image, y * width + x, order, i))
+        ids = ids[range_start * batch : range_end * batch]
+        pixels = pixel_centers(x0, y0, w, h).to(means2d)
+        start = transmittances[image, y0 : y0 + h, x0 : x0 + w].reshape(-1)
+        alpha = tile_alphas(means2d[ids], conics[ids], opacities[ids], pixels, alpha_cap)
+        for pixel, k in blended(alpha, start)[0].T.nonzero().tolist():
+            x, y = x0 + pixel % w, y0 + pixel // w
+            found.append((image, y * width + x, k, int(ids[k])))
     found.sort()
     table = torch.tensor(found, dtype=torch.int64).reshape(-1, 4)
     return table[:, 3], table[:, 1], table[:, 0]
@@ -438,18 +432,14 @@ def decision_margin(
     """
     margin = math.inf
     for _, _, (x0, y0, w, h), ids in _tile_runs(width, height, tile_size, bins):
+        if len(ids) == 0:
+            continue
         pixels = pixel_centers(x0, y0, w, h)
-        T = torch.ones(w * h, dtype=torch.float64)
-        for i in ids:
-            alpha, counts = fragments(means2d[i], conics[i], opacities[i], pixels, 1.0)
-            after = T * (1 - alpha.clamp(max=alpha_cap))
-            distances = [
-                (alpha - THRESHOLD).abs(),
-                (alpha - alpha_cap).abs(),
-                torch.where(counts, (after - STOP).abs() / STOP, 1),
-            ]
-            margin = min(margin, *(float(d.min()) for d in distances))
-            T = torch.where(counts & (after > STOP), after, T)
+        raw = splat_alphas(means2d[ids], conics[ids], opacities[ids], pixels)[1]
+        alpha = tile_alphas(means2d[ids], conics[ids], opacities[ids], pixels, alpha_cap)
+        after = torch.cumprod(1 - alpha, 0)
+        for distance in (raw - THRESHOLD, raw - alpha_cap, (after - STOP) / STOP):
+            margin = min(margin, float(distance.abs().min()))
     return margin
 
 
