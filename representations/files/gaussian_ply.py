@@ -85,7 +85,7 @@ def read_gaussian_ply(path: str | os.PathLike[str]) -> Gaussians3D:
         log_scales=float32_table(path, element, _SCALES),
         opacity_logits=float32_table(path, element, ["opacity"]).squeeze(1),
         sh0=float32_table(path, element, _SH0).unsqueeze(1),
-        shN=float32_table(path, element, names).view(-1, len(names) // 3, 3),
+        shN=float32_table(path, element, names).view(len(element), len(names) // 3, 3),
     )
     warn_if_not_finite(path, gaussians.finite(), "Gaussians")
     return gaussians

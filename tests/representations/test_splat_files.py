@@ -10,7 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fieldline.representations import Gaussians3D, PointCloud, sh0_to_rgb
+from fieldline.representations import (
+    Gaussians3D,
+    PointCloud,
+    quaternion_to_matrix,
+    sh0_to_rgb,
+)
 from fieldline.representations.files import read_ply, write_ply
 from safetensors.torch import save_file
 
@@ -198,13 +203,34 @@ def test_biker(data_dir: Path, tmp_path: Path) -> None:
     size = (high - low).tolist()
     # A rider on a motorcycle: about as tall as three times its width, in units near a metre.
     assert 0.9 < size[0] < 1.2 and 3.0 < size[1] < 3.3 and 1.0 < size[2] < 1.3
-    assert 1e-4 < float(gaussians.scales.median()) < 0.02
+    assert 1e-4 < gaussians.scales.median().item() < 0.02
     torch.testing.assert_close(gaussians.quats.norm(dim=1), torch.ones(len(gaussians)))
-    assert 0.2 < float(gaussians.opacities.mean()) < 0.4
+    assert 0.2 < gaussians.opacities.mean().item() < 0.4
     rgb = sh0_to_rgb(gaussians.sh0)
-    assert -0.1 < float(rgb.median()) < 0.9
+    assert -0.1 < rgb.median().item() < 0.9
     fl.save(gaussians, tmp_path / "a.ply")
     assert same(fl.load(tmp_path / "a.ply"), gaussians)
+
+
+def test_bikers_thin_axes_stand_on_its_surface(data_dir: Path) -> None:
+    """Only the right order of packed quaternions turns flat Gaussians along the surface."""
+    gaussians = fl.load(data_dir / "gs" / "splats" / "biker.compressed.ply")
+    solid = gaussians.select(gaussians.opacities > 0.5)
+    means, quats = solid.means.detach(), solid.quats.detach()
+    chosen = torch.arange(0, len(solid), len(solid) // 1500)
+    nearest = torch.cdist(means[chosen], means).topk(12, largest=False).indices
+    around = means[nearest] - means[nearest].mean(1, keepdim=True)
+    _, spread, axes = torch.linalg.svd(around)
+    flat = spread[:, 2] < 0.3 * spread[:, 1]
+    thin = solid.log_scales[chosen].argmin(1)
+
+    def agreement(quats: torch.Tensor) -> float:
+        local = quaternion_to_matrix(quats[chosen])
+        normal = local.gather(2, thin[:, None, None].expand(-1, 3, 1)).squeeze(2)
+        return (normal * axes[:, 2]).sum(1).abs()[flat].mean().item()
+
+    # Directions that have nothing to do with each other agree by a half on average.
+    assert agreement(quats) > 0.7 > 0.62 > agreement(quats.roll(1, dims=1))
 
 
 @pytest.mark.parametrize("degree", range(5))
@@ -233,7 +259,7 @@ def test_compressed_opacities_stay_finite(
         gaussians.opacity_logits[:] = torch.tensor([-50.0, 50.0])
     write_compressed_ply(gaussians, tmp_path / "a.ply")
     logits = fl.load(tmp_path / "a.ply").opacity_logits
-    assert bool(torch.isfinite(logits).all()) and float(logits[0]) < -6 and float(logits[1]) > 6
+    assert torch.isfinite(logits).all() and (logits[0] < -6) & (logits[1] > 6)
 
 
 def test_compressed_counts_must_agree(
