@@ -162,7 +162,12 @@ def _check_inputs(
 
 
 def _check_options(
-    width: int, height: int, tile_size: int, render_mode: str, rasterize_mode: str
+    width: int,
+    height: int,
+    tile_size: int,
+    channel_chunk: int,
+    render_mode: str,
+    rasterize_mode: str,
 ) -> None:
     if render_mode not in RENDER_MODES:
         raise ValueError(
@@ -177,6 +182,8 @@ def _check_options(
         raise ValueError(
             f"rasterization: width, height: expected at least 1, got {width} x {height}"
         )
+    if channel_chunk < 1:
+        raise ValueError(f"rasterization: channel_chunk: expected at least 1, got {channel_chunk}")
     if not 1 <= tile_size <= 64:
         raise ValueError(f"rasterization: tile_size: expected 1 to 64, got {tile_size}")
 
@@ -393,7 +400,7 @@ def rasterization(
         }
     )
     tile_size = 16 if tile_size is None else tile_size
-    _check_options(width, height, tile_size, render_mode, rasterize_mode)
+    _check_options(width, height, tile_size, channel_chunk, render_mode, rasterize_mode)
     layout = _check_inputs(means, quats, scales, covars, opacities, viewmats, Ks)
     _check_colors(colors, sh_degree, layout, render_mode)
     B, C, N = layout.B, layout.C, layout.N
@@ -424,7 +431,7 @@ def rasterization(
     if render_mode not in ("D", "ED"):
         assert colors is not None
         shown_colors = _view_colors(colors, sh_degree, layout, flat_means, flat_views, p.radii)
-        shown_colors = shown_colors.reshape(layout.images * N, -1)
+        shown_colors = shown_colors.reshape(layout.images * N, shown_colors.shape[-1])
     # In meta and in the graph means2d is one tensor: strategies read its gradient.
     shape = (*layout.batch, C, N)
     means2d = p.means2d.reshape(*shape, 2)
@@ -464,16 +471,20 @@ def rasterization(
         masks = masks.reshape(layout.images, tile_height, tile_width)
     channels, backgrounds = _with_depth(splats, backgrounds, render_mode)
     probe = _probe_absgrad(means2d, splats.means2d.shape) if absgrad else None
-    image, alpha = _blend_in_chunks(
-        splats,
+    image, alpha = ops.blend(
+        splats.means2d,
+        splats.conics,
         channels,
-        backgrounds,
-        masks,
-        probe,
-        (width, height, tile_size),
+        splats.opacities,
+        width,
+        height,
+        tile_size,
         bins,
-        alpha_cap,
-        channel_chunk,
+        backgrounds=backgrounds,
+        masks=masks,
+        means2d_abs=probe,
+        alpha_cap=alpha_cap,
+        channel_chunk=min(channel_chunk, ops.MAX_CHANNELS),
     )
     image = image.reshape(*layout.batch, C, height, width, -1)
     alpha = alpha.reshape(*layout.batch, C, height, width, 1)
@@ -506,38 +517,6 @@ def _upper_triangle(matrices: Tensor) -> Tensor:
     """[..., 3, 3] to xx, xy, xz, yy, yz, zz."""
     rows, columns = (0, 0, 0, 1, 1, 2), (0, 1, 2, 1, 2, 2)
     return matrices[..., rows, columns]
-
-
-def _blend_in_chunks(
-    splats: _Splats,
-    channels: Tensor,
-    backgrounds: Tensor | None,
-    masks: Tensor | None,
-    probe: Tensor | None,
-    size: tuple[int, int, int],
-    bins: ops.Bins,
-    alpha_cap: float,
-    channel_chunk: int,
-) -> tuple[Tensor, Tensor]:
-    if channel_chunk < 1:
-        raise ValueError(f"rasterization: channel_chunk: expected at least 1, got {channel_chunk}")
-    images = []
-    for first in range(0, channels.shape[1], channel_chunk):
-        chunk = slice(first, first + channel_chunk)
-        image, alpha = ops.blend(
-            splats.means2d,
-            splats.conics,
-            channels[:, chunk],
-            splats.opacities,
-            *size,
-            bins,
-            backgrounds=None if backgrounds is None else backgrounds[:, chunk],
-            masks=masks,
-            means2d_abs=probe,
-            alpha_cap=alpha_cap,
-        )
-        images.append(image)
-    return (images[0] if len(images) == 1 else torch.cat(images, dim=-1)), alpha
 
 
 class RenderOutput(NamedTuple):

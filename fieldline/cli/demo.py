@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from .console import output, print_facts
-from .reconstruct import report, train
+from .reconstruct import refuse_taken, report, train
 
 PHOTOS = "photos"
 # What the folder of made photos holds (datasets/export.py), and so all that --overwrite removes.
@@ -43,9 +43,8 @@ class Demo:
     def run(self) -> int:
         """Makes, trains, measures."""
         from ..datasets import load, synthetic
-        from ..engine.training import prepare_run_folder
 
-        prepare_run_folder(self.output, self.overwrite)
+        refuse_taken(self.output, self.overwrite)
         photos = self.output / PHOTOS
         clear_photos(photos, self.overwrite)
         synthetic.write(photos, VIEWS, WIDTH, HEIGHT, seed=self.seed, n_points=POINTS)
@@ -54,6 +53,7 @@ class Demo:
             output().print(f"{photos}: {scene!r}", soft_wrap=True)
         source = {"photos": str(photos.resolve()), "downscale": 1.0, "test_every": 8}
         settings = {**SETTINGS, "steps": self.steps, "seed": self.seed}
+        settings["overwrite"] = self.overwrite
         result = train(scene, self.output, source, **settings)
         code = report(result, self.output, self.json)
         if code == 0 and not self.json:

@@ -65,6 +65,7 @@ class Reconstruct:
 
         if self.overwrite and self.resume:
             raise ValueError("reconstruct: expected --overwrite or --resume, got both")
+        refuse_taken(self.output, self.overwrite or self.resume)
         recorded = recorded_input(self.output) if self.resume else {}
         downscale = chosen(self.downscale, recorded.get("downscale"), 1.0)
         test_every = chosen(self.test_every, recorded.get("test_every"), 8)
@@ -93,6 +94,16 @@ class Reconstruct:
             given["steps"] = 1_000_000
         options = {name: value for name, value in given.items() if value is not None}
         return {**options, "overwrite": self.overwrite, "resume": self.resume}
+
+
+def refuse_taken(folder: Path, allowed: bool) -> None:
+    """Raises ValueError for a folder that holds a run, before any photo is read."""
+    from ..engine.training import held_run
+
+    if not allowed and held_run(folder):
+        raise ValueError(
+            f"{folder}: already holds a run; add --overwrite or --resume, or name another folder"
+        )
 
 
 def chosen(asked: Any, recorded: Any, default: Any) -> Any:
