@@ -3,10 +3,10 @@
 
     import fieldline as fl
 
-    scene = fl.datasets.load("fox/", downscale=4)
-    splats = fl.Gaussians3D.from_points(scene.points, scene.point_colors)
-    fl.fit(splats, scene, steps=2000)
-    image = fl.render(splats, scene.test[0].camera).rgb
+    scene = fl.datasets.load("photos/", downscale=4)
+    result = fl.fit(None, scene, steps=3000)
+    image = fl.render(result.model, scene.test[0].camera).rgb
+    fl.save(result.model, "scene.ply")
 
 Names are loaded when they are first used: importing this module loads neither torch nor the core,
 compiles nothing and touches no GPU.
@@ -21,10 +21,20 @@ from .errors import FileFormatError
 
 if TYPE_CHECKING:
     from . import compat, cuda, datasets, engine, representations, tracers
-    from .engine.training import evaluate, fit, fit_events
+    from .engine.training import (
+        FitConfig,
+        FitFinished,
+        FitProgress,
+        FitResult,
+        evaluate,
+        fit,
+        fit_events,
+    )
+    from .representations.camera_path import CameraPath
     from .representations.cameras import Camera
     from .representations.files import load, save
     from .representations.gaussians import Gaussians3D
+    from .representations.points import PointCloud
     from .tracers.splatting import RenderOutput, rasterization, render
 
     __version__: str
@@ -32,7 +42,13 @@ if TYPE_CHECKING:
 # Where each name lives. A name that is its own module stands for that module.
 _HOME = {
     "Camera": "representations.cameras",
+    "CameraPath": "representations.camera_path",
+    "FitConfig": "engine.training",
+    "FitFinished": "engine.training",
+    "FitProgress": "engine.training",
+    "FitResult": "engine.training",
     "Gaussians3D": "representations.gaussians",
+    "PointCloud": "representations.points",
     "RenderOutput": "tracers.splatting",
     "evaluate": "engine.training",
     "fit": "engine.training",
@@ -51,8 +67,14 @@ _HOME = {
 
 __all__ = [
     "Camera",
+    "CameraPath",
     "FileFormatError",
+    "FitConfig",
+    "FitFinished",
+    "FitProgress",
+    "FitResult",
     "Gaussians3D",
+    "PointCloud",
     "RenderOutput",
     "__version__",
     "compat",

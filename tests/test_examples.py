@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The example scripts do what they say, on small inputs."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import fieldline as fl
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def test_render_ply(tmp_path: Path) -> None:
+    fl.save(fl.Gaussians3D.random(20, seed=0), tmp_path / "scene.ply")
+    main = runpy.run_path(str(EXAMPLES / "render_ply.py"))["main"]
+    main(str(tmp_path / "scene.ply"), str(tmp_path / "pictures"))
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 24
+
+
+def test_fit_photos(tmp_path: Path) -> None:
+    folder = fl.datasets.synthetic.write(tmp_path / "photos", 8, 40, 30, n_points=200)
+    main = runpy.run_path(str(EXAMPLES / "fit_photos.py"))["main"]
+    psnr = main(str(folder), str(tmp_path / "scene.ply"), steps=60)
+    assert psnr > 10
+    assert len(fl.load(tmp_path / "scene.ply")) >= 200
+
+
+def test_differentiable_rendering() -> None:
+    main = runpy.run_path(str(EXAMPLES / "differentiable_rendering.py"))["main"]
+    assert main(steps=40) < 0.05
