@@ -347,7 +347,7 @@ def rasterization(
         sh_degree: SH degree to evaluate, 0 to 4; None: ``colors`` are colours.
         packed: Keep only visible splats in what follows the projection, and in ``meta``.
         tile_size: Pixels along a tile's edge; None: 16.
-        backgrounds: [..., C, D]; default black.
+        backgrounds: [..., C, D]; default black. Depth has background 0.
         render_mode: "RGB", "D" (accumulated depth), "ED" (expected depth), "RGB+D" or "RGB+ED".
         sparse_grad: Must be False.
         absgrad: Also leave AbsGS gradients in ``meta["means2d"].absgrad``.
@@ -462,10 +462,11 @@ def rasterization(
         opacities=splats.opacities,
         image_ids=splats.image_ids,
     )
-    if backgrounds is not None:
-        channels = 1 if shown_colors is None else shown_colors.shape[1]
-        _expect("backgrounds", backgrounds, (*layout.batch, C, channels))
-        backgrounds = backgrounds.reshape(layout.images, channels)
+    if shown_colors is None:
+        backgrounds = None
+    elif backgrounds is not None:
+        _expect("backgrounds", backgrounds, (*layout.batch, C, shown_colors.shape[1]))
+        backgrounds = backgrounds.reshape(layout.images, shown_colors.shape[1])
     if masks is not None:
         _expect("masks", masks, (*layout.batch, C, tile_height, tile_width))
         masks = masks.reshape(layout.images, tile_height, tile_width)

@@ -467,3 +467,93 @@ def composite(
         None if backgrounds is None else backgrounds[None], alpha_cap=alpha_cap,
     )  # fmt: skip
     return render[0], alpha[0]
+
+
+def rasterization(
+    means: Tensor,
+    quats: Tensor | None,
+    scales: Tensor | None,
+    opacities: Tensor,
+    colors: Tensor | None,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    sh_degree: int | None = None,
+    backgrounds: Tensor | None = None,
+    render_mode: str = "RGB",
+    rasterize_mode: str = "classic",
+    covars: Tensor | None = None,
+    alpha_cap: float = 0.999,
+    masks: Tensor | None = None,
+    tile_size: int = 16,
+    **projection: Any,
+) -> tuple[Tensor, Tensor]:
+    """gsplat's function, an image at a time: [..., C, H, W, X] and [..., C, H, W, 1]."""
+    for ignored in ("packed", "channel_chunk", "absgrad", "sparse_grad"):
+        projection.pop(ignored, None)
+    batch, C = means.shape[:-2], viewmats.shape[-3]
+    compensate = rasterize_mode == "antialiased"
+
+    def flat(tensor: Tensor | None, kept: int) -> Tensor | None:
+        shape = () if tensor is None else tensor.shape[tensor.dim() - kept :]
+        return None if tensor is None else tensor.reshape(math.prod(batch), *shape)
+
+    triangle = None if covars is None else upper_triangle(covars)
+    radii, means2d, depths, conics, factors = project(
+        flat(means, 2), flat(viewmats, 3), flat(Ks, 3), width, height, flat(triangle, 2),
+        None if covars is not None else flat(quats, 2),
+        None if covars is not None else flat(scales, 2),
+        flat(opacities, 1), compensate=compensate, **projection,
+    )  # fmt: skip
+    shown = flat(opacities, 1)[:, None] * (factors if compensate else torch.ones_like(depths))
+    features = _view_features(means, viewmats, colors, sh_degree, len(batch), depths, render_mode)
+    images = []
+    for b, c in itertools.product(range(means2d.shape[0]), range(C)):
+        background = None
+        if backgrounds is not None and render_mode not in ("D", "ED"):
+            background = flat(backgrounds, 2)[b, c]
+            background = torch.cat([background, background.new_zeros(int(render_mode != "RGB"))])
+        image, alpha = composite(
+            means2d[b, c], conics[b, c], features[b, c], shown[b, c], depths[b, c], radii[b, c],
+            width, height, background, alpha_cap,
+        )  # fmt: skip
+        if masks is not None:
+            seen = flat(masks, 3)[b, c].repeat_interleave(tile_size, 0)
+            seen = seen.repeat_interleave(tile_size, 1)[:height, :width, None]
+            behind = torch.zeros_like(image) if background is None else background
+            image, alpha = torch.where(seen, image, behind), torch.where(seen, alpha, 0)
+        if render_mode in ("ED", "RGB+ED"):
+            expected = image[..., -1:] / alpha.clamp(min=1e-10)
+            image = torch.cat([image[..., :-1], expected], -1)
+        images.append(torch.cat([image, alpha], -1))
+    stacked = torch.stack(images).reshape(*batch, C, height, width, -1)
+    return stacked[..., :-1], stacked[..., -1:]
+
+
+def _view_features(
+    means: Tensor,
+    viewmats: Tensor,
+    colors: Tensor | None,
+    sh_degree: int | None,
+    batch_dims: int,
+    depths: Tensor,
+    render_mode: str,
+) -> Tensor:
+    """What is blended, [B, C, N, X]: colours, depth or both."""
+    if render_mode in ("D", "ED"):
+        return depths[..., None]
+    assert colors is not None
+    B, C, N = depths.shape
+    tail = colors.shape[-2:] if sh_degree is not None else colors.shape[-1:]
+    if colors.dim() == batch_dims + 1 + len(tail):
+        colors = colors.reshape(B, 1, N, *tail).expand(B, C, N, *tail)
+    colors = colors.reshape(B, C, N, *tail)
+    if sh_degree is not None:
+        each = [
+            shade(sh_degree, means.reshape(B, N, 3), viewmats.reshape(B, C, 4, 4)[:, c : c + 1],
+                  colors[:, c])
+            for c in range(C)
+        ]  # fmt: skip
+        colors = torch.cat(each, 1)
+    return colors if render_mode == "RGB" else torch.cat([colors, depths[..., None]], -1)
