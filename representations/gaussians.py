@@ -453,7 +453,9 @@ class Gaussians3D(nn.Module):
         rgb = _unit_colors(where, colors, points)
         rest = points.new_zeros(n, (sh_degree + 1) ** 2 - 1, 3)
         scales = log_scales.unsqueeze(1).repeat(1, 3).to(points.dtype)
-        return cls(points, identity, scales, logits, rgb_to_sh0(rgb).unsqueeze(1), rest)
+        # Training moves the means in place; the caller's points stay where they are.
+        means = points.detach().clone()
+        return cls(means, identity, scales, logits, rgb_to_sh0(rgb).unsqueeze(1), rest)
 
     # -- saving ------------------------------------------------------------------------------------
 

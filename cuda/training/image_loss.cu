@@ -125,7 +125,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 2)
     similarity_kernel(LossImages<T> in, T* derivatives, double* tile_sums) {
   FL_SHARED_2D(T, xs, kReach, kReach);
   FL_SHARED_2D(T, ys, kReach, kReach);
-  FL_SHARED_2D(T, rows, 5, kReach * kTile);
+  FL_SHARED_2D(T, rows, kAverages, kReach * kTile);
   FL_SHARED(T, sums, kThreads);
   constexpr T weights[kWindow] = FL_SSIM_WINDOW;
   const TileOrigin o = tile_origin(in);
@@ -139,35 +139,35 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 2)
   }
   __syncthreads();
   for (int i = thread; i < kReach * kTile; i += kThreads) {
-    T s[5] = {};
+    T s[kAverages] = {};
     FL_UNROLL
     for (int k = 0; k < kWindow; ++k) {
       const T x = xs[i / kTile][i % kTile + k], y = ys[i / kTile][i % kTile + k];
-      const T wx = weights[k] * x, wy = weights[k] * y;
+      const T wx = weights[k] * x, wy = weights[k] * y, d = x - y;
       s[0] += wx;
       s[1] += wy;
-      s[2] += wx * x;
-      s[3] += wy * y;
-      s[4] += wx * y;
+      s[2] += wx * x + wy * y;
+      s[3] += weights[k] * (d * d);
     }
     FL_UNROLL
-    for (int q = 0; q < 5; ++q) rows[q][i] = s[q];
+    for (int q = 0; q < kAverages; ++q) rows[q][i] = s[q];
   }
   __syncthreads();
-  T s[5] = {};
+  T s[kAverages] = {};
   FL_UNROLL
   for (int k = 0; k < kWindow; ++k) FL_UNROLL
-  for (int q = 0; q < 5; ++q) s[q] += weights[k] * rows[q][(threadIdx.y + k) * kTile + threadIdx.x];
+  for (int q = 0; q < kAverages; ++q)
+    s[q] += weights[k] * rows[q][(threadIdx.y + k) * kTile + threadIdx.x];
   const int64_t y = o.y + threadIdx.y, x = o.x + threadIdx.x;
   const bool counts = counted(in, o, y, x);
-  const Similarity<T> here = similarity<T, T>(s[0], s[1], s[2], s[3], s[4]);
+  const Similarity<T> here = similarity<T, T>(s[0], s[1], s[2], s[3]);
   if (derivatives != nullptr && y < in.layout.height && x < in.layout.width) {
     const ImageLayout& l = in.layout;
     const int64_t plane = l.batch * l.channels * l.height * l.width;
     const int64_t index = value_index(in, o, y, x);
     derivatives[index] = counts ? here.d_mean : T(0);
-    derivatives[plane + index] = counts ? here.d_square : T(0);
-    derivatives[2 * plane + index] = counts ? here.d_product : T(0);
+    derivatives[plane + index] = counts ? here.d_energy : T(0);
+    derivatives[2 * plane + index] = counts ? here.d_error : T(0);
   }
   const T difference = xs[threadIdx.y + kWindowRadius][threadIdx.x + kWindowRadius] -
                        ys[threadIdx.y + kWindowRadius][threadIdx.x + kWindowRadius];
@@ -246,7 +246,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 2)
   const Scales scale = scales[o.batch];
   gradient[index] =
       static_cast<T>(weights.l1 * scale.l1) * sign +
-      static_cast<T>(weights.ssim * scale.ssim) * (s[0] + T(2) * vx * s[1] + vy * s[2]);
+      static_cast<T>(weights.ssim * scale.ssim) * (s[0] + T(2) * (vx * s[1] + difference * s[2]));
 }
 
 struct LossResult {

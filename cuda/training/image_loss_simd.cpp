@@ -48,7 +48,7 @@ template <typename T>
 struct Rows {
   const LossBand<T>& band;
   int64_t stride, margin;
-  T *x, *y, *derivatives[3], *averages[5], *values, *mask;
+  T *x, *y, *derivatives[3], *averages[training::kAverages], *values, *mask;
 
   explicit Rows(const LossBand<T>& b)
       : band(b), stride(training::loss_row_stride(b.row, b.tap)), margin(kWindowRadius * b.tap) {
@@ -110,7 +110,7 @@ FL_INLINE void ring_pointers(const Rows<T>& rows, const T* ring, int64_t centre,
   for (int k = 0; k < kWindow; ++k) pointers[k] = ring + rows.slot(centre + k - kWindowRadius);
 }
 
-// Weighted sums down the columns of image, target and their products around a row.
+// Weighted sums down the columns around a row, of what is averaged.
 template <typename T>
 void average_columns(const Rows<T>& rows, int64_t centre) {
   using V = typename Vector<T>::type;
@@ -118,18 +118,17 @@ void average_columns(const Rows<T>& rows, int64_t centre) {
   ring_pointers(rows, rows.x, centre, xs);
   ring_pointers(rows, rows.y, centre, ys);
   for (int64_t i = 0; i < rows.stride; i += Vector<T>::lanes) {
-    V sums[5] = {};
+    V sums[training::kAverages] = {};
 #pragma GCC unroll 11
     for (int k = 0; k < kWindow; ++k) {
-      const V x = load(xs[k] + i), y = load(ys[k] + i);
+      const V x = load(xs[k] + i), y = load(ys[k] + i), d = x - y;
       const V wx = Window<T>::weights[k] * x, wy = Window<T>::weights[k] * y;
       sums[0] += wx;
       sums[1] += wy;
-      sums[2] += wx * x;
-      sums[3] += wy * y;
-      sums[4] += wx * y;
+      sums[2] += wx * x + wy * y;
+      sums[3] += Window<T>::weights[k] * (d * d);
     }
-    for (int q = 0; q < 5; ++q) store(rows.averages[q] + i, sums[q]);
+    for (int q = 0; q < training::kAverages; ++q) store(rows.averages[q] + i, sums[q]);
   }
 }
 
@@ -172,18 +171,18 @@ void similarity_row(const Rows<T>& rows, int64_t r) {
     for (int64_t i = 0; i < b.row; ++i) rows.mask[i] = T(mask[i / b.tap] != 0);
   }
   for (int64_t i = 0; i < b.row; i += Vector<T>::lanes) {
-    V averages[5];
-    for (int q = 0; q < 5; ++q) averages[q] = average_row(rows.averages[q] + i, b.tap);
-    auto s =
-        training::similarity<T, V>(averages[0], averages[1], averages[2], averages[3], averages[4]);
+    V averages[training::kAverages];
+    for (int q = 0; q < training::kAverages; ++q)
+      averages[q] = average_row(rows.averages[q] + i, b.tap);
+    auto s = training::similarity<T, V>(averages[0], averages[1], averages[2], averages[3]);
     if (b.mask != nullptr) {
       const V kept = load(rows.mask + i);
-      s = {s.value * kept, s.d_mean * kept, s.d_square * kept, s.d_product * kept};
+      s = {s.value * kept, s.d_mean * kept, s.d_energy * kept, s.d_error * kept};
     }
     store(rows.values + i, s.value);
     store(derivatives[0] + i, s.d_mean);
-    store(derivatives[1] + i, s.d_square);
-    store(derivatives[2] + i, s.d_product);
+    store(derivatives[1] + i, s.d_energy);
+    store(derivatives[2] + i, s.d_error);
   }
   // The last vector reached beyond the row, and "valid" leaves out the margins.
   const int64_t skipped = b.valid ? rows.margin : 0, end = b.row - skipped;
@@ -228,13 +227,13 @@ void gradient_row(const Rows<T>& rows, int64_t r) {
   for (int64_t i = 0; i < b.row; i += Vector<T>::lanes) {
     const V vx = load(x + i), vy = load(y + i), d = vx - vy;
     const V by_mean = average_row(rows.averages[0] + i, b.tap);
-    const V by_square = average_row(rows.averages[1] + i, b.tap);
-    const V by_product = average_row(rows.averages[2] + i, b.tap);
+    const V by_energy = average_row(rows.averages[1] + i, b.tap);
+    const V by_error = average_row(rows.averages[2] + i, b.tap);
     const V one = V{} + T(1);
     // The comparison with NaN is false both ways; d - d keeps it.
     const V sign = d > T(0) ? one : (d < T(0) ? -one : d - d);
     store(rows.values + i,
-          b.l1_scale * sign + b.ssim_scale * (by_mean + T(2) * vx * by_square + vy * by_product));
+          b.l1_scale * sign + b.ssim_scale * (by_mean + T(2) * (vx * by_energy + d * by_error)));
   }
   T* gradient = b.gradient + r * b.row;
   if (b.mask == nullptr) {

@@ -27,9 +27,9 @@ struct LossBand {
 // the last vector.
 FL_HD int64_t loss_row_stride(int64_t row, int64_t tap) { return (row + 10 * tap + 31) / 16 * 16; }
 
-// Eleven rows each of image, target and three derivatives; five of averages; the values; the mask.
+// Eleven rows each of image, target and three derivatives; four of averages; the values; the mask.
 FL_HD int64_t loss_band_scratch(int64_t row, int64_t tap) {
-  return (5 * 11 + 5 + 2) * loss_row_stride(row, tap);
+  return (5 * 11 + 4 + 2) * loss_row_stride(row, tap);
 }
 
 }  // namespace fl::training
