@@ -161,9 +161,9 @@ def _pose(model: Path, image: Any) -> Tensor:
     rigid: Any = cam_from_world() if callable(cam_from_world) else cam_from_world
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3] = torch.from_numpy(np.array(rigid.matrix(), dtype=np.float64))
-    rotation = pose[:3, :3]
-    off = float((rotation @ rotation.T - torch.eye(3)).abs().max())
-    if not off < 1e-6 or not bool((pose.abs() < 1e30).all()):
+    # The matrix of a quaternion of zeros is the identity: look at the quaternion itself.
+    length = float(np.linalg.norm(rigid.rotation.quat))
+    if not abs(length - 1) < 1e-6 or not bool((pose.abs() < 1e12).all()):
         raise FileFormatError(
             model,
             f"image {image.name!r}.pose",

@@ -158,8 +158,9 @@ def random_points(
         scene: The scene; its training views are used.
         n_points: How many points.
         seed: Seed of the draw.
-        min_views: How many training cameras must see a point; default a quarter of them, at least
-            2, and fewer if their views hardly overlap.
+        min_views: How many training cameras must see a point; default a quarter of them (half
+            when carving: what is cut out is what all look at), at least 2, fewer if they hardly
+            overlap.
         carve: Whether to use the silhouettes; default if the first image has an alpha channel.
 
     Returns:
@@ -170,7 +171,7 @@ def random_points(
         ValueError: If no region is seen by `min_views` cameras, or an argument is out of range.
 
     Example:
-        >>> points, colors = random_points(scene, 10_000)                          # doctest: +SKIP
+        >>> points, colors = random_points(scene, 500)
     """
     if isinstance(n_points, bool) or not isinstance(n_points, int) or n_points < 1:
         raise ValueError(f"random_points: n_points: expected an int >= 1, got {n_points!r}")
@@ -184,7 +185,7 @@ def random_points(
     generator = torch.Generator().manual_seed(seed)
     cameras = [view.camera for view in views]
     ranges = depth_ranges(cameras, scene.points)
-    needed = _default_min_views(cameras, ranges, seed) if min_views is None else min_views
+    needed = _default_min_views(cameras, ranges, carve, seed) if min_views is None else min_views
     silhouettes = _evenly(views, _SILHOUETTE_VIEWS) if carve else []
     kept: list[Tensor] = []
     drawn = found = 0
@@ -207,11 +208,11 @@ def random_points(
     return points, _mean_colors(points, _evenly(views, _COLOR_VIEWS), scene.background)
 
 
-def _default_min_views(cameras: list[Camera], ranges: Tensor, seed: int) -> int:
+def _default_min_views(cameras: list[Camera], ranges: Tensor, carve: bool, seed: int) -> int:
     generator = torch.Generator().manual_seed(seed)
     points = _candidates(cameras, ranges, 1 << 12, generator)
     count = count_views(cameras, ranges, points)
-    needed = min(len(cameras), max(2, len(cameras) // 4))
+    needed = min(len(cameras), max(2, len(cameras) // (2 if carve else 4)))
     while needed > 1 and float((count >= needed).float().mean()) < 0.02:
         needed //= 2
     return needed

@@ -47,7 +47,7 @@ def write_scene(scene: Scene, path: str | Path) -> Path:
         ValueError: If the folder holds something, is a file, or a camera is no pinhole.
 
     Example:
-        >>> write_scene(scene, tmp_path / "copy")                                  # doctest: +SKIP
+        >>> folder = write_scene(scene, tmp_path / "written")
     """
     folder = Path(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

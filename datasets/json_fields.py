@@ -149,8 +149,8 @@ class Fields:
         matrix[: len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
         if float((matrix[3] - torch.tensor([0.0, 0.0, 0.0, 1.0])).abs().max()) > 1e-6:
             raise self.error(key, "a last row 0 0 0 1", str(matrix[3].tolist()))
-        if float(matrix.abs().max()) > 1e30:
-            raise self.error(key, "numbers that float32 holds", f"{float(matrix.abs().max()):g}")
+        if float(matrix.abs().max()) > 1e12:
+            raise self.error(key, "numbers up to 1e12", f"{float(matrix.abs().max()):g}")
         return matrix
 
     def relative_path(self, key: str) -> PurePosixPath | None:

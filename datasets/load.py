@@ -59,7 +59,7 @@ def load(
         ModuleNotFoundError: If it is a COLMAP model and pycolmap is not installed.
 
     Example:
-        >>> scene = load("fox", downscale=4)                                       # doctest: +SKIP
+        >>> scene = load(write_scene(scene, tmp_path / "copy"), downscale=2)
     """
     place = Path(path)
     options = Options(

@@ -254,7 +254,8 @@ class Scene:
             ValueError: If an index is out of range, or none is given.
 
         Example:
-            >>> scene.subset(slice(0, 10))                                         # doctest: +SKIP
+            >>> scene.subset(slice(0, 2))
+            Scene(2 views 40 x 30, 1 train + 1 test, 100 points)
         """
         if isinstance(indices, slice):
             indices = range(len(self.views))[indices]
@@ -284,7 +285,8 @@ class Scene:
             new ones. Depths are scaled with it.
 
         Example:
-            >>> scene, transform = scene.normalised()                              # doctest: +SKIP
+            >>> round(scene.normalised()[0].extent, 4)
+            1.0
         """
         centers = torch.stack([view.camera.center for view in self.train]).to(torch.float64)
         scale = 1.0 / self.extent

@@ -129,7 +129,7 @@ def _read_views(top: Fields, options: Options, *, allow_empty: bool = False) -> 
             missing += 1
         else:
             views.append(_read_view(frame, relative, image, options))
-    if missing and (views or not allow_empty):
+    if missing and (views or allow_empty):
         warnings.warn(
             f"{top.path}: {missing} of {len(frames)} frames dropped: "
             f"their image file does not exist",
