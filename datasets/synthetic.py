@@ -9,44 +9,28 @@ memory; `write` gives a folder with transforms.json that this and other projects
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..representations.cameras import Camera
 from .export import write_scene
+from .ray_tracing import shade, trace
 from .scene import Scene, View
-from .still_life import (
-    Shape,
-    cone,
-    rounded_box,
-    rounded_cylinder,
-    shade,
-    sphere,
-    torus,
-    trace,
-)
-from .textures import (
-    Noise,
-    bands,
-    dots,
-    encode_srgb,
-    marble,
-    ring_checks,
-    srgb,
-    tiled_floor,
-    wood,
-)
+from .shapes import Array, Shape
+from .still_life import arrange
+from .textures import encode_srgb
 
-_TABLE = 1.45
 _BACKGROUND = (0.925, 0.935, 0.95)
 _ELEVATIONS = (16.0, 34.0, 52.0)
 _DISTANCE = 4.1
 _FOV_Y = math.radians(40)
-_TARGET = (0.0, 0.0, 0.02)
-# Rays drawn together: enough to hide the cost of a call, few enough to stay in the cache.
-_RAYS_AT_ONCE = 1 << 19
+_TARGET = (0.0, 0.0, -0.04)
+# Points lit together: few enough to stay in the cache.
+_POINTS_AT_ONCE = 1 << 15
 
 
 def still_life(
@@ -98,8 +82,8 @@ def still_life(
     if n_points < 0 or point_noise < 0:
         got = f"{n_points}, {point_noise}"
         raise ValueError(f"still_life: n_points, point_noise: expected >= 0, got {got}")
-    generator = torch.Generator().manual_seed(seed)
-    shapes = arrange(generator)
+    random = np.random.default_rng(seed)
+    shapes = arrange(random)
     cameras = orbit(n_views, width, height)
     images, depths = draw(shapes, cameras, supersampling)
     views = [
@@ -115,7 +99,7 @@ def still_life(
     scene = Scene(views, test_every=test_every, background=_BACKGROUND)
     if n_points:
         scene.points, scene.point_colors = _sample_points(
-            scene.train, n_points, point_noise, generator
+            scene.train, n_points, point_noise, random
         )
     return scene
 
@@ -182,88 +166,8 @@ def orbit(n_views: int, width: int, height: int) -> list[Camera]:
     ]
 
 
-def arrange(generator: torch.Generator) -> list[Shape]:
-    """Set the table.
-
-    Args:
-        generator: The source of chance: places and turns vary a little, noise entirely.
-
-    Returns:
-        The objects; the first is the table.
-    """
-    noise = Noise(generator)
-    jitter = 0.05 * (2 * torch.rand((6, 2), generator=generator) - 1)
-    turns = math.radians(12) * (2 * torch.rand(6, generator=generator) - 1)
-    cream, terracotta = srgb("#f1e7d3"), srgb("#b9553b")
-    teal, navy, mustard = srgb("#2b7c7a"), srgb("#27415a"), srgb("#dfa63c")
-    sage, rose = srgb("#86a873"), srgb("#d98a86")
-
-    def place(
-        slot: int, x: float, y: float, z: float, turn: float = 0.0
-    ) -> tuple[tuple[float, float, float], Tensor]:
-        dx, dy = jitter[slot].tolist()
-        return (x + dx, y + dy, z), _turned(math.radians(turn) + float(turns[slot]))
-
-    box_place = place(1, 0.48, 0.42, 0.32, 28)
-    (box_x, box_y, _), _ = box_place
-    table = tiled_floor(_TABLE, 0.27, cream, srgb("#8d9aa5"), srgb("#7a4a2e"))
-    return [
-        Shape(rounded_cylinder(_TABLE, 0.07, 0.025), (_TABLE, _TABLE, 0.07), table, (0, 0, -0.07)),
-        Shape(
-            sphere(0.42),
-            (0.42, 0.42, 0.42),
-            marble(noise, srgb("#f3f0ea"), srgb("#4a5560")),
-            *place(0, -0.42, -0.38, 0.42),
-        ),
-        Shape(
-            rounded_box(0.32, 0.03),
-            (0.32, 0.32, 0.32),
-            wood(noise, srgb("#d9a066"), srgb("#7d4a22")),
-            *box_place,
-        ),
-        Shape(
-            sphere(0.2),
-            (0.2, 0.2, 0.2),
-            bands(2, 0.08, [mustard, cream]),
-            (box_x, box_y, 0.84),
-            _tilted(0.5),
-        ),
-        Shape(
-            torus(0.29, 0.105),
-            (0.395, 0.395, 0.105),
-            ring_checks(0.29, 16, cream, terracotta),
-            *place(2, 0.55, -0.55, 0.105),
-        ),
-        Shape(
-            rounded_cylinder(0.2, 0.42, 0.02),
-            (0.2, 0.2, 0.42),
-            bands(2, 0.14, [teal, cream], twist=4),
-            *place(3, -0.38, 0.58, 0.42),
-        ),
-        Shape(
-            cone(0.25, 0.29, 0.02),
-            (0.25, 0.25, 0.29),
-            bands(2, 0.145, [rose, cream, navy, cream]),
-            *place(4, -1.0, 0.12, 0.29),
-        ),
-        Shape(
-            sphere(0.17), (0.17, 0.17, 0.17), dots(0.17, sage, cream), *place(5, 0.1, -0.98, 0.17)
-        ),
-    ]
-
-
-def _turned(angle: float) -> Tensor:
-    c, s = math.cos(angle), math.sin(angle)
-    return torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
-
-
-def _tilted(angle: float) -> Tensor:
-    c, s = math.cos(angle), math.sin(angle)
-    return torch.tensor([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
-
-
 def draw(shapes: list[Shape], cameras: list[Camera], supersampling: int) -> tuple[Tensor, Tensor]:
-    """Ray-trace the objects.
+    """Ray-trace the objects, in as many threads as torch uses.
 
     Args:
         shapes: The objects.
@@ -273,56 +177,50 @@ def draw(shapes: list[Shape], cameras: list[Camera], supersampling: int) -> tupl
     Returns:
         uint8 RGBA [n, H, W, 4] (straight alpha) and float32 depth [n, H, W].
     """
-    width, height = cameras[0].width, cameras[0].height
-    n_samples = supersampling * supersampling
-    per_view = width * height * n_samples
-    at_once = max(1, _RAYS_AT_ONCE // per_view)
-    images, depths = [], []
-    for start in range(0, len(cameras), at_once):
-        batch = cameras[start : start + at_once]
-        fine = [camera.resized(width * supersampling, height * supersampling) for camera in batch]
-        colors = _draw_rays(shapes, *_stacked_rays(fine))
-        colors = colors.view(len(batch), height, supersampling, width, supersampling, 4)
-        images.append(_finish(colors.mean(dim=(2, 4))))
-        depths.append(_draw_depth(shapes, batch))
-    return torch.cat(images), torch.cat(depths)
+    with ThreadPoolExecutor(max_workers=torch.get_num_threads()) as pool:
+        pictures = list(pool.map(lambda camera: _draw_view(shapes, camera, supersampling), cameras))
+    images, depths = zip(*pictures)
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(depths))
 
 
-def _stacked_rays(cameras: list[Camera]) -> tuple[Tensor, Tensor]:
-    origins, directions = Camera.stack(cameras).rays()
-    return origins.reshape(-1, 3), directions.reshape(-1, 3)
-
-
-def _draw_rays(shapes: list[Shape], origins: Tensor, directions: Tensor) -> Tensor:
-    """Give linear colours premultiplied by coverage, and coverage, [M, 4]."""
+def _draw_view(shapes: list[Shape], camera: Camera, supersampling: int) -> tuple[Array, Array]:
+    size = (camera.height, camera.width)
+    fine = camera.resized(camera.width * supersampling, camera.height * supersampling)
+    blocks = (camera.height, supersampling, camera.width, supersampling)
+    colors = _draw_colors(shapes, *_rays(fine)).reshape(4, *blocks).mean(axis=(2, 4))
+    alpha = colors[3]
+    straight = np.stack((*(colors[:3] / np.maximum(alpha, 1e-6)), alpha), axis=-1)
+    origins, directions = _rays(camera)
     distance, which = trace(shapes, origins, directions)
-    hits = (which >= 0).nonzero()[:, 0]
-    points = origins[hits] + distance[hits, None] * directions[hits]
-    result = torch.zeros((len(origins), 4))
-    # Averaging encoded colours keeps edges as a viewer, which blends encoded colours, shows them.
-    result[hits, :3] = encode_srgb(shade(shapes, points, which[hits]))
-    result[hits, 3] = 1.0
+    forward = camera.world_to_camera[2, :3].numpy()
+    along = sum(part * axis for part, axis in zip(directions, forward))
+    depth = np.where(which >= 0, distance, 0) * along
+    return np.rint(straight * 255).astype(np.uint8), depth.astype(np.float32).reshape(size)
+
+
+def _rays(camera: Camera) -> tuple[Array, Array]:
+    """Give origins and directions [3, M] of all pixels."""
+    rays = (part.reshape(-1, 3).T.contiguous().numpy() for part in camera.rays())
+    origins, directions = rays
+    return origins, directions
+
+
+def _draw_colors(shapes: list[Shape], origins: Array, directions: Array) -> Array:
+    """Give colours premultiplied by coverage, and coverage, [4, M]."""
+    distance, which = trace(shapes, origins, directions)
+    result = np.zeros((4, len(which)), np.float32)
+    hits = np.nonzero(which >= 0)[0]
+    for start in range(0, len(hits), _POINTS_AT_ONCE):
+        part = hits[start : start + _POINTS_AT_ONCE]
+        points = origins[:, part] + distance[part] * directions[:, part]
+        # Averaging encoded colours keeps edges as a viewer, which blends encoded colours, has them.
+        result[:3, part] = encode_srgb(shade(shapes, points, which[part]))
+        result[3, part] = 1
     return result
 
 
-def _finish(premultiplied: Tensor) -> Tensor:
-    alpha = premultiplied[..., 3:]
-    straight = torch.cat((premultiplied[..., :3] / alpha.clamp(min=1e-6), alpha), dim=-1)
-    return (straight * 255).round().to(torch.uint8)
-
-
-def _draw_depth(shapes: list[Shape], cameras: list[Camera]) -> Tensor:
-    origins, directions = _stacked_rays(cameras)
-    distance, which = trace(shapes, origins, directions)
-    shape = (len(cameras), cameras[0].height, cameras[0].width)
-    forward = torch.stack([camera.world_to_camera[2, :3] for camera in cameras])
-    along = (directions.view(*shape, 3) * forward[:, None, None]).sum(dim=-1)
-    depth = torch.where(which >= 0, distance, 0.0).view(shape)
-    return depth * along
-
-
 def _sample_points(
-    views: list[View], count: int, noise: float, generator: torch.Generator
+    views: list[View], count: int, noise: float, random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Pick visible surface points with their colours, the same number from each view."""
     points, colors = [], []
@@ -332,13 +230,14 @@ def _sample_points(
             continue
         # A pixel that objects cover in part has a mixed colour and may lie on a far edge.
         solid = ((depth > 0) & (image[..., 3] == 255)).nonzero()
-        share = torch.randint(len(solid), (math.ceil(2 * count / len(views)),), generator=generator)
-        row, column = solid[share].unbind(dim=-1)
+        share = random.integers(len(solid), size=math.ceil(2 * count / len(views)))
+        row, column = solid[torch.from_numpy(share)].unbind(dim=-1)
         xy = torch.stack((column, row), dim=-1) + 0.5
         origins, directions = view.camera.rays(xy)
         along = directions @ view.camera.world_to_camera[2, :3]
         points.append(origins + directions * (depth[row, column] / along)[:, None])
         colors.append(image[row, column, :3])
-    order = torch.randperm(sum(map(len, points)), generator=generator)[:count]
+    order = torch.from_numpy(random.permutation(sum(map(len, points)))[:count])
     exact = torch.cat(points)[order]
-    return exact + noise * torch.randn(exact.shape, generator=generator), torch.cat(colors)[order]
+    error = torch.from_numpy(random.standard_normal(tuple(exact.shape), np.float32))
+    return exact + noise * error, torch.cat(colors)[order]

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Procedural textures of the synthetic scene: functions from a position on an object to a linear
-colour.
+"""Procedural textures of the synthetic scene: from positions on an object to linear colours.
 
 All edges are ramps about as wide as a pixel of the default images, and no pattern is finer than a
-few pixels: a reconstruction at that resolution can show all of it.
+few pixels: a reconstruction at that resolution can show all of it. Points and colours are [3, M].
 """
 
 from __future__ import annotations
@@ -11,163 +10,171 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
+import numpy as np
 
-Texture = Callable[[Tensor], Tensor]
+from .shapes import Array, column, norm
+
+Texture = Callable[[Array], Array]
 _EDGE = 0.012
 
 
-def srgb(code: str) -> Tensor:
-    """Turn "#rrggbb" into a linear colour [3]."""
-    encoded = torch.tensor([int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    return torch.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+def srgb(code: str) -> Array:
+    """Turn "#rrggbb" into a linear colour, float32 [3]."""
+    encoded = np.array([int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)], np.float32)
+    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
 
 
-def encode_srgb(linear: Tensor) -> Tensor:
+def encode_srgb(linear: Array) -> Array:
     """Turn linear colours into sRGB, both in [0, 1]."""
-    linear = linear.clamp(0, 1)
-    return torch.where(
-        linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055
-    )
+    linear = np.clip(linear, 0, 1)
+    curve = 1.055 * np.maximum(linear, 1e-6) ** np.float32(1 / 2.4) - 0.055
+    return np.where(linear <= 0.0031308, 12.92 * linear, curve)
 
 
 class Noise:
     """Smooth, periodic noise in space: a Gaussian random field with a falling spectrum.
 
     Args:
-        generator: The source of chance.
+        random: The source of chance.
         size: Samples along each axis of one period.
     """
 
-    def __init__(self, generator: torch.Generator, size: int = 48) -> None:
-        white = torch.randn((size, size, size), generator=generator)
-        frequency = torch.fft.fftfreq(size) * size
-        grid = torch.meshgrid(frequency, frequency, frequency, indexing="ij")
-        radius = torch.stack(grid).norm(dim=0)
-        gain = torch.where((radius > 0) & (radius < size / 5), radius.clamp(min=1) ** -2.2, 0.0)
-        field = torch.fft.ifftn(torch.fft.fftn(white) * gain).real
-        field = field / field.std()
-        # One sample repeats at the end of each axis, so that interpolation wraps.
-        self._field = torch.nn.functional.pad(field[None, None], (0, 1) * 3, mode="circular")
+    def __init__(self, random: np.random.Generator, size: int = 48) -> None:
+        white = random.standard_normal((size, size, size))
+        frequency = np.fft.fftfreq(size) * size
+        radius = norm(*np.meshgrid(frequency, frequency, frequency, indexing="ij"))
+        gain = np.where((radius > 0) & (radius < size / 5), np.maximum(radius, 1) ** -2.2, 0.0)
+        values = np.fft.ifftn(np.fft.fftn(white) * gain).real
+        self._field = (values / values.std()).astype(np.float32)
 
-    def __call__(self, points: Tensor) -> Tensor:
-        """Give noise [M] of variance 1 at points [M, 3]; the period is 1."""
-        wrapped = (points % 1.0) * 2 - 1
-        values = torch.nn.functional.grid_sample(
-            self._field, wrapped.view(1, -1, 1, 1, 3), align_corners=True
-        )
-        return values.view(-1)
+    def __call__(self, points: Array) -> Array:
+        """Give noise [M] of variance 1 and period 1 at points [3, M], linear between samples."""
+        size = len(self._field)
+        position = (points % 1.0) * size
+        low = position.astype(np.int64)
+        x, y, z = position - low
+        # The last sample's neighbour is the first; a position rounded up to `size` is 0 again.
+        (i0, j0, k0), (i1, j1, k1) = low % size, (low + 1) % size
+        field = self._field
+        near = _between(z, field[i0, j0, k0], field[i0, j0, k1])
+        far = _between(z, field[i0, j1, k0], field[i0, j1, k1])
+        front = _between(y, near, far)
+        near = _between(z, field[i1, j0, k0], field[i1, j0, k1])
+        far = _between(z, field[i1, j1, k0], field[i1, j1, k1])
+        return _between(x, front, _between(y, near, far)).astype(np.float32)
 
 
-def mix(share: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Blend colours [3] by a share [M] of the second."""
-    return first + share[:, None] * (second - first)
+def _between(share: Array, first: Array, second: Array) -> Array:
+    return first + share * (second - first)
 
 
-def step(value: Tensor, edge: float = _EDGE) -> Tensor:
+def mix(share: Array, first: Array, second: Array) -> Array:
+    """Blend colours [3] (or [3, M]) by a share [M] of the second."""
+    first = first if first.ndim == 2 else column(first)
+    second = second if second.ndim == 2 else column(second)
+    return first + share * (second - first)
+
+
+def step(value: Array, edge: float = _EDGE) -> Array:
     """Rise from 0 to 1 where `value` passes 0, over a ramp of +- `edge`."""
-    ramp = (value / (2 * edge) + 0.5).clamp(0, 1)
+    ramp = np.clip(value / (2 * edge) + 0.5, 0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 
 
-def wave(value: Tensor, edge: float) -> Tensor:
+def wave(value: Array, edge: float) -> Array:
     """Alternate between 0 and 1, one each per unit of `value`, with ramps of +- `edge` units."""
-    phase = (value % 2.0) - 1.0
-    return step(phase.abs() - 0.5, edge)
+    return step(np.abs(value % 2.0 - 1.0) - 0.5, edge)
 
 
-def checks(u: Tensor, v: Tensor, edge_u: float, edge_v: float) -> Tensor:
+def checks(u: Array, v: Array, edge_u: float, edge_v: float) -> Array:
     """Alternate over unit squares of (u, v)."""
     a, b = wave(u, edge_u), wave(v, edge_v)
     return a + b - 2 * a * b
 
 
-def tiled_floor(radius: float, tile: float, light: Tensor, dark: Tensor, rim: Tensor) -> Texture:
+def tiled_floor(radius: float, tile: float, light: Array, dark: Array, rim: Array) -> Texture:
     """A round table top: checks inside, a plain rim with two rings outside."""
     turn = math.radians(18)
 
-    def texture(p: Tensor) -> Tensor:
-        u = (math.cos(turn) * p[:, 0] + math.sin(turn) * p[:, 1]) / tile
-        v = (math.cos(turn) * p[:, 1] - math.sin(turn) * p[:, 0]) / tile
+    def texture(p: Array) -> Array:
+        u = (math.cos(turn) * p[0] + math.sin(turn) * p[1]) / tile
+        v = (math.cos(turn) * p[1] - math.sin(turn) * p[0]) / tile
         color = mix(checks(u, v, _EDGE / tile, _EDGE / tile), light, dark)
-        across = p[:, :2].norm(dim=-1)
-        color = color + step(across - 0.80 * radius)[:, None] * (light - color)
-        color = color + step(across - 0.84 * radius)[:, None] * (rim - color)
-        ring = step(across - 0.91 * radius) - step(across - 0.94 * radius)
-        return color + ring[:, None] * (light - color)
+        across = norm(p[0], p[1])
+        color = mix(step(across - 0.80 * radius), color, light)
+        color = mix(step(across - 0.84 * radius), color, rim)
+        return mix(step(across - 0.91 * radius) - step(across - 0.94 * radius), color, light)
 
     return texture
 
 
-def marble(noise: Noise, base: Tensor, vein: Tensor, scale: float = 0.45) -> Texture:
+def marble(noise: Noise, base: Array, vein: Array, scale: float = 0.45) -> Texture:
     """Veins: the crests of a sine that noise bends."""
 
-    def texture(p: Tensor) -> Tensor:
+    def texture(p: Array) -> Array:
         bend = noise(p * scale + 0.3)
-        crest = torch.sin(7.0 * (p[:, 0] + 0.7 * p[:, 1] + 0.4 * p[:, 2]) + 2.6 * bend)
-        veins = (1 - crest.abs()).clamp(0, 1) ** 3
-        cloud = (0.5 + 0.22 * noise(p * 0.8)).clamp(0, 1)
-        return mix((0.85 * veins + 0.18 * cloud).clamp(0, 1), base, vein)
+        crest = np.sin(7.0 * (p[0] + 0.7 * p[1] + 0.4 * p[2]) + 2.6 * bend)
+        veins = (1 - np.abs(crest)) ** 3
+        cloud = np.clip(0.5 + 0.22 * noise(p * 0.8), 0, 1)
+        return mix(np.clip(0.85 * veins + 0.18 * cloud, 0, 1), base, vein)
 
     return texture
 
 
-def wood(noise: Noise, light: Tensor, dark: Tensor, axis: int = 0) -> Texture:
-    """Year rings around an axis beside the object, bent by noise."""
+def wood(noise: Noise, light: Array, dark: Array) -> Texture:
+    """Year rings around an axis along x beside the object, bent by noise."""
 
-    def texture(p: Tensor) -> Tensor:
-        others = [i for i in range(3) if i != axis]
-        stretched = p.clone()
-        stretched[:, axis] *= 0.25
-        off = p[:, others] + p.new_tensor([0.35, 0.28])
-        rings = 10.5 * off.norm(dim=-1) + 0.55 * noise(stretched * 0.7 + 0.1)
+    def texture(p: Array) -> Array:
+        stretched = p * column((0.25, 1.0, 1.0))
+        rings = 10.5 * norm(p[1] + 0.35, p[2] + 0.28) + 0.55 * noise(stretched * 0.7 + 0.1)
         saw = rings % 1.0
-        grain = torch.where(saw < 0.75, saw / 0.75, (1 - saw) / 0.25)
-        return mix((0.15 + 0.7 * grain + 0.05 * noise(stretched * 2.5)).clamp(0, 1), light, dark)
+        grain = np.where(saw < 0.75, saw / 0.75, (1 - saw) / 0.25)
+        return mix(np.clip(0.15 + 0.7 * grain + 0.05 * noise(stretched * 2.5), 0, 1), light, dark)
 
     return texture
 
 
-def bands(axis: int, width: float, colors: list[Tensor], twist: float = 0.0) -> Texture:
-    """Stripes across an axis, in turn; `twist` winds them around z (in stripes a turn)."""
+def bands(width: float, colors: list[Array], twist: float = 0.0) -> Texture:
+    """Stripes across z, in turn; `twist` winds them around z (in stripes a turn)."""
 
-    def texture(p: Tensor) -> Tensor:
-        value = p[:, axis] / width
+    def texture(p: Array) -> Array:
+        value = p[2] / width
         if twist:
-            value = value + twist * torch.atan2(p[:, 1], p[:, 0]) / (2 * math.pi)
+            value = value + twist * np.arctan2(p[1], p[0]) / (2 * math.pi)
         value = value % len(colors)
-        result = colors[0].expand(len(p), 3)
+        result = column(colors[0])
         for number, color in enumerate(colors[1:] + colors[:1], start=1):
-            share = step(value - number, _EDGE / width)
-            result = result + share[:, None] * (color - result)
+            result = mix(step(value - number, _EDGE / width), result, color)
         return result
 
     return texture
 
 
-def ring_checks(radius: float, around: int, light: Tensor, dark: Tensor) -> Texture:
+def ring_checks(radius: float, around: int, light: Array, dark: Array) -> Texture:
     """Checks along and around the tube of a torus."""
 
-    def texture(p: Tensor) -> Tensor:
-        along = torch.atan2(p[:, 1], p[:, 0]) / (2 * math.pi) * around
-        tube = torch.atan2(p[:, 2], p[:, :2].norm(dim=-1) - radius) / (2 * math.pi) * 4
+    def texture(p: Array) -> Array:
+        along = np.arctan2(p[1], p[0]) / (2 * math.pi) * around
+        tube = np.arctan2(p[2], norm(p[0], p[1]) - radius) / (2 * math.pi) * 4
         return mix(checks(along, tube, _EDGE * around / (2 * math.pi * radius), 0.06), light, dark)
 
     return texture
 
 
-def dots(radius: float, base: Tensor, dot: Tensor, count: int = 26) -> Texture:
+def dots(radius: float, base: Array, dot: Array, count: int = 26) -> Texture:
     """Dots spread evenly over a ball (Fibonacci lattice)."""
-    number = torch.arange(count) + 0.5
+    number = np.arange(count, dtype=np.float32) + 0.5
     height = 1 - 2 * number / count
     angle = math.pi * (1 + math.sqrt(5)) * number
-    width = (1 - height * height).sqrt()
-    centers = torch.stack((width * angle.cos(), width * angle.sin(), height), dim=-1)
+    width = np.sqrt(1 - height * height)
+    centers = np.stack((width * np.cos(angle), width * np.sin(angle), height))
 
-    def texture(p: Tensor) -> Tensor:
-        nearest = (torch.nn.functional.normalize(p, dim=-1) @ centers.T).amax(dim=-1)
-        away = torch.acos(nearest.clamp(-1, 1)) * radius
+    def texture(p: Array) -> Array:
+        unit = p / norm(*p)
+        nearest = np.full(p.shape[1], -1, np.float32)
+        for x, y, z in centers.T:
+            nearest = np.maximum(nearest, unit[0] * x + unit[1] * y + unit[2] * z)
+        away = np.arccos(np.clip(nearest, -1, 1)) * radius
         return mix(step(0.24 * radius - away), base, dot)
 
     return texture

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fieldline.datasets import load
+from fieldline.datasets.colmap_check import check_binaries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from fieldline import FileFormatError
-from fieldline.datasets import load
-from fieldline.datasets.colmap_check import check_binaries
 
 pycolmap = pytest.importorskip("pycolmap")
 
@@ -44,7 +44,7 @@ def test_where_a_model_may_lie(make_colmap: Callable, tmp_path: Path) -> None:
     path = make_colmap()
     assert len(load(path / "sparse/0").views) == 3
     (path / "images").rename(tmp_path / "photos")
-    with pytest.raises(ValueError, match="load: images: .*pass images=FOLDER"):
+    with pytest.raises(ValueError, match=r"load: images: .*pass images=FOLDER"):
         load(path)
     assert len(load(path, images=tmp_path / "photos").views) == 3
     (path / "sparse/0").rename(path / "model")

@@ -8,10 +8,9 @@ import importlib
 import pkgutil
 from pathlib import Path
 
+import fieldline.datasets
 import pytest
 import torch
-
-import fieldline.datasets
 from fieldline.datasets import Scene, write_scene
 from fieldline.representations import Camera
 

@@ -72,8 +72,17 @@ def test_premultiplied_round_trip_is_exact_where_opaque() -> None:
 
 @pytest.mark.parametrize(
     ("mode", "suffix", "channels"),
-    [("RGB", "png", 3), ("RGBA", "png", 4), ("L", "png", 3), ("LA", "png", 4), ("P", "png", 3)]
-    + [("CMYK", "jpg", 3), ("1", "png", 3), ("RGB", "webp", 3), ("RGB", "tiff", 3)],
+    [
+        ("RGB", "png", 3),
+        ("RGBA", "png", 4),
+        ("L", "png", 3),
+        ("LA", "png", 4),
+        ("P", "png", 3),
+        ("1", "png", 3),
+        ("CMYK", "jpg", 3),
+        ("RGB", "webp", 3),
+        ("RGB", "tiff", 3),
+    ],
 )
 def test_modes(tmp_path: Path, mode: str, suffix: str, channels: int) -> None:
     path = tmp_path / f"a.{suffix}"

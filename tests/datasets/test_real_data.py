@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 from fieldline.datasets import Scene, load, random_points
+from PIL import Image
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-
 from fieldline.datasets import Scene, View, random_points, synthetic
 from fieldline.datasets.coverage import camera_bounds, count_views, depth_ranges
 from fieldline.representations import Camera

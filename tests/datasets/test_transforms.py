@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fieldline.datasets import load
+from fieldline.representations import Camera, PointCloud
+from fieldline.representations.files import save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from fieldline import FileFormatError
-from fieldline.datasets import load
-from fieldline.representations import Camera, PointCloud
-from fieldline.representations.files import save
 
 # -- what is read --------------------------------------------------------------------------------
 
@@ -375,10 +375,10 @@ def test_an_image_that_does_not_decode(folder) -> None:
 
 
 def test_arguments_and_places(folder, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="load: path: .*nowhere: no such file"):
+    with pytest.raises(ValueError, match=r"load: path: .*nowhere: no such file"):
         load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileFormatError, match="empty: scene: .*got an empty folder"):
+    with pytest.raises(FileFormatError, match=r"empty: scene: .*got an empty folder"):
         load(tmp_path / "empty")
     with pytest.raises(FileFormatError, match=r"images: scene: .*got a folder with 0\.png"):
         load(folder.path / "images")
@@ -406,8 +406,22 @@ JSON = st.recursive(
     max_leaves=6,
 )
 OPTIONAL = st.sampled_from(
-    ["k1", "k2", "p1", "k4", "camera_model", "camera_angle_x", "is_fisheye", "mask_path", "time"]
-    + ["depth_path", "ply_file_path", "applied_transform", "train_filenames", "background_color"]
+    [
+        "k1",
+        "k2",
+        "p1",
+        "k4",
+        "camera_model",
+        "camera_angle_x",
+        "is_fisheye",
+        "mask_path",
+        "time",
+        "depth_path",
+        "ply_file_path",
+        "applied_transform",
+        "train_filenames",
+        "background_color",
+    ]
 )
 
 

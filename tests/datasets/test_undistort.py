@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fieldline.datasets import View, load
+from fieldline.datasets.undistort import Lens, Undistortion
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fieldline import FileFormatError
-from fieldline.datasets import View, load
-from fieldline.datasets.undistort import Lens, Undistortion
 
 FX, FY, CX, CY = 90.0, 88.0, 78.0, 63.0
 WIDTH, HEIGHT = 160, 120
 
-# name: (transforms.json fields, COLMAP model id, COLMAP's parameters after focal lengths and centre,
-# whether COLMAP's model has one focal length)
+# name: (transforms.json fields, COLMAP model id, COLMAP's parameters after focal lengths and
+# centre, whether COLMAP's model has one focal length)
 LENSES = {
     "simple radial": ({"k1": -0.12}, 2, [-0.12], True),
     "radial": ({"k1": -0.1, "k2": 0.03}, 3, [-0.1, 0.03], True),
