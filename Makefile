@@ -49,7 +49,7 @@ test-asan: $(VENV)/.tools
 	    $(BIN)/python setup.py --quiet build_ext
 	FIELDLINE_LIBRARY_DIR=$(ASAN) ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 \
 	    LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libstdc++.so)" \
-	    $(BIN)/python -m pytest tests/cuda -m "not slow" $(PYTEST_ARGS)
+	    $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) tests/cuda $(PYTEST_ARGS)
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

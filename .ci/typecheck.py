@@ -42,7 +42,7 @@ def main() -> int:
     tree.copy_package(TREE)
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pyright"]
     settings["strict"] = [inside_package(path) for path in settings.get("strict", [])]
-    settings |= {"include": ["fieldline"], "reportMissingImports": "error"}
+    settings["include"] = ["fieldline"]
     for editor_only in ("venv", "venvPath"):
         settings.pop(editor_only, None)
     (TREE / "pyrightconfig.json").write_text(json.dumps(settings, indent=2))
@@ -53,7 +53,8 @@ def main() -> int:
     for part in tree.PARTS[1:]:
         text = text.replace(f"{TREE}/fieldline/{part}/", f"{part}/")
     print(text.replace(f"{TREE}/", ""), end="")
-    return done.returncode
+    # A package that is not installed is a warning, for the optional ones; ours must all be found.
+    return 1 if 'Import ".' in text else done.returncode
 
 
 if __name__ == "__main__":
