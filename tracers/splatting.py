@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ..cuda.splat import ops
 from ..representations import Camera, Gaussians3D
+from .splat_gradients import SeenRows, probe_absgrad
 
 RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
 RASTERIZE_MODES = ("classic", "antialiased")
 
 # What gsplat's signature names and this renderer does not do, and the value that leaves it off.
 _UNSUPPORTED = {
-    "sparse_grad": False,
     "distributed": False,
     "with_ut": False,
     "with_eval3d": False,
@@ -151,7 +151,7 @@ def _check_inputs(
             raise ValueError("rasterization: expected quats and scales, or covars")
         _expect("quats", quats, (*batch, N, 4))
         _expect("scales", scales, (*batch, N, 3))
-    named = dict(quats=quats, scales=scales, covars=covars, opacities=opacities)
+    named = {"quats": quats, "scales": scales, "covars": covars, "opacities": opacities}
     for name, tensor in (*named.items(), ("viewmats", viewmats), ("Ks", Ks)):
         if tensor is not None and (tensor.dtype, tensor.device) != (means.dtype, means.device):
             raise TypeError(
@@ -249,7 +249,7 @@ def _pack(splats: _Splats, layout: _Layout) -> tuple[_Splats, dict[str, Tensor]]
         "gaussian_ids": keep % max(1, layout.N),
     }
     rows = [t.index_select(0, keep) if t is not None else None for t in splats[:6]]
-    return _Splats(*rows, image.int()), ids
+    return _Splats(*rows, image.int()), ids  # pyright: ignore
 
 
 def _with_depth(
@@ -265,21 +265,6 @@ def _with_depth(
     if backgrounds is not None:
         backgrounds = torch.cat([backgrounds, torch.zeros_like(backgrounds[:, :1])], dim=1)
     return torch.cat([splats.colors, depth], dim=1), backgrounds
-
-
-def _probe_absgrad(means2d: Tensor, probe_shape: torch.Size) -> Tensor | None:
-    """A tensor whose gradient becomes ``means2d.absgrad``, as gsplat's strategies read it."""
-    if not (means2d.requires_grad and torch.is_grad_enabled()):
-        return None
-    probe = torch.zeros(probe_shape, dtype=means2d.dtype, device=means2d.device)
-    probe.requires_grad_()
-
-    def keep(accumulated: Tensor) -> None:
-        assert accumulated.grad is not None
-        means2d.absgrad = accumulated.grad.reshape(means2d.shape)  # pyright: ignore
-
-    probe.register_post_accumulate_grad_hook(keep)
-    return probe
 
 
 def _check_unsupported(options: dict[str, Any]) -> None:
@@ -349,7 +334,8 @@ def rasterization(
         tile_size: Pixels along a tile's edge; None: 16.
         backgrounds: [..., C, D]; default black. Depth has background 0.
         render_mode: "RGB", "D" (accumulated depth), "ED" (expected depth), "RGB+D" or "RGB+ED".
-        sparse_grad: Must be False.
+        sparse_grad: Gradients of means, quats, scales and covars are in COO layout, over the
+            Gaussians that some camera sees; needs ``packed`` and no leading dimensions.
         absgrad: Also leave AbsGS gradients in ``meta["means2d"].absgrad``.
         rasterize_mode: "classic", or "antialiased" (opacity compensated for ``eps2d``).
         channel_chunk: Most channels blended at once.
@@ -381,14 +367,14 @@ def rasterization(
     Example:
         >>> K = torch.tensor([[[50.0, 0, 32], [0, 50, 32], [0, 0, 1]]])
         >>> image, alpha, meta = rasterization(
-        ...     torch.tensor([[0.0, 0, 2]]), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 0.2),
-        ...     torch.ones(1), torch.ones(1, 3), torch.eye(4)[None], K, 64, 64)
+        ...     torch.tensor([[0.0, 0, 2]]), torch.tensor([[1.0, 0, 0, 0]]),
+        ...     torch.full((1, 3), 0.2), torch.ones(1), torch.ones(1, 3),
+        ...     torch.eye(4)[None], K, 64, 64)
         >>> image.shape
         torch.Size([1, 64, 64, 3])
     """
     _check_unsupported(
         {
-            "sparse_grad": sparse_grad,
             "distributed": distributed,
             "with_ut": with_ut,
             "with_eval3d": with_eval3d,
@@ -403,6 +389,17 @@ def rasterization(
     _check_options(width, height, tile_size, channel_chunk, render_mode, rasterize_mode)
     layout = _check_inputs(means, quats, scales, covars, opacities, viewmats, Ks)
     _check_colors(colors, sh_degree, layout, render_mode)
+    seen = SeenRows()
+    if sparse_grad:
+        if not packed or layout.batch:
+            raise ValueError(
+                "rasterization: sparse_grad: expected packed=True and no leading dimensions, got "
+                f"packed={packed} and {list(layout.batch)}"
+            )
+        means = seen.sparse(means)
+        quats, scales, covars = (
+            t if t is None else seen.sparse(t) for t in (quats, scales, covars)
+        )
     B, C, N = layout.B, layout.C, layout.N
     flat_means, flat_views = means.reshape(B, N, 3), viewmats.reshape(B, C, 4, 4)
     flat_opacities = opacities.reshape(B, N)
@@ -448,6 +445,7 @@ def rasterization(
     if packed:
         splats, found = _pack(splats, layout)
         ids.update(found)
+        seen.rows = found["gaussian_ids"].unique() if sparse_grad else None
         means2d = splats.means2d
     tile_width, tile_height = -(-width // tile_size), -(-height // tile_size)
     bins = ops.bin_splats(
@@ -471,7 +469,7 @@ def rasterization(
         _expect("masks", masks, (*layout.batch, C, tile_height, tile_width))
         masks = masks.reshape(layout.images, tile_height, tile_width)
     channels, backgrounds = _with_depth(splats, backgrounds, render_mode)
-    probe = _probe_absgrad(means2d, splats.means2d.shape) if absgrad else None
+    probe = probe_absgrad(means2d, splats.means2d.shape) if absgrad else None
     image, alpha = ops.blend(
         splats.means2d,
         splats.conics,
@@ -561,7 +559,8 @@ def render(
 
     Example:
         >>> scene = Gaussians3D.random(100, seed=0)
-        >>> camera = Camera.look_at((0, 0, -3), (0, 0, 0), (0, -1, 0), fov_y=0.8, width=32, height=24)
+        >>> camera = Camera.look_at(
+        ...     (0, 0, -3), (0, 0, 0), (0, -1, 0), fov_y=0.8, width=32, height=24)
         >>> render(scene, camera).rgb.shape
         torch.Size([24, 32, 3])
     """

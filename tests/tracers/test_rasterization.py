@@ -307,6 +307,22 @@ def test_broken_splats_change_nothing(packed: bool, sh: int | None) -> None:
 LEAVES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "Ks")
 
 
+@pytest.mark.parametrize("covars", [False, True])
+def test_sparse_gradients_hold_the_rows_that_are_seen(covars: bool) -> None:
+    names = ("means", "covars") if covars else ("means", "quats", "scales")
+    gradients = []
+    for sparse_grad in (True, False):
+        inputs = drawn(sh=1, near_plane=4.6, covars=covars, sparse_grad=sparse_grad)
+        leaves = [inputs[name].requires_grad_() for name in names]
+        image, _, meta = rasterization(**inputs)
+        gradients.append(torch.autograd.grad(image.square().sum(), leaves))
+    seen = meta["gaussian_ids"].unique()
+    assert 0 < len(seen) < 24
+    for sparse, dense in zip(*gradients):
+        assert sparse.is_sparse and torch.equal(sparse.coalesce().indices()[0], seen)
+        assert torch.equal(sparse.to_dense(), dense)
+
+
 def test_float32_is_near_float64() -> None:
     inputs = drawn(packed=False, sh=3, N=200)
     single = {n: t.float() if isinstance(t, Tensor) else t for n, t in inputs.items()}
@@ -346,6 +362,7 @@ ERRORS: list[tuple[Inputs, type[Exception], str]] = [
     ({"width": 0}, ValueError, "width, height: expected at least 1, got 0 x 25"),
     ({"tile_size": 100}, ValueError, "tile_size: expected 1 to 64, got 100"),
     ({"channel_chunk": 0}, ValueError, "channel_chunk: expected at least 1, got 0"),
+    ({"sparse_grad": True, "packed": False}, ValueError, "sparse_grad: expected packed=True"),
     ({"distributed": True}, ValueError, "distributed: not supported"),
     ({"with_ut": True}, ValueError, "with_ut: not supported"),
     ({"radial_coeffs": torch.zeros(2, 4)}, ValueError, "radial_coeffs: not supported"),
