@@ -23,7 +23,7 @@ def make_cameras(count: int, width: int = WIDTH, height: int = HEIGHT) -> list[f
 
 
 def make_truth() -> fl.Gaussians3D:
-    return fl.Gaussians3D.random(150, sh_degree=0, seed=3, scale=(0.05, 0.15))
+    return fl.Gaussians3D.random(150, sh_degree=0, seed=3, scale=(0.1, 0.2))
 
 
 def picture(truth: fl.Gaussians3D, camera: fl.Camera, alpha: bool = False) -> torch.Tensor:
@@ -36,7 +36,7 @@ def picture(truth: fl.Gaussians3D, camera: fl.Camera, alpha: bool = False) -> to
     return (rgb * 255).round().to(torch.uint8)
 
 
-def make_scene(count: int = 9, alpha: bool = False, points: bool = True, **options) -> Scene:
+def make_scene(count: int = 16, alpha: bool = False, points: bool = True, **options) -> Scene:
     truth = make_truth()
     views = [
         View(f"view_{i}", camera, picture(truth, camera, alpha))
