@@ -165,4 +165,4 @@ class MCMC:
         rotation = quaternion_to_matrix(model.quats)
         variances = (2 * model.log_scales).exp() * (strength * fade)[:, None]
         local = (normal[:, None, :] @ rotation)[:, 0, :] * variances
-        model.means += (rotation @ local[:, :, None])[:, :, 0]
+        model.means.add_((rotation @ local[:, :, None])[:, :, 0])
