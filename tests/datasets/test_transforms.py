@@ -407,20 +407,9 @@ JSON = st.recursive(
 )
 OPTIONAL = st.sampled_from(
     [
-        "k1",
-        "k2",
-        "p1",
-        "k4",
-        "camera_model",
-        "camera_angle_x",
-        "is_fisheye",
-        "mask_path",
-        "time",
-        "depth_path",
-        "ply_file_path",
+        *("k1", "k2", "p1", "k4", "camera_model", "camera_angle_x", "is_fisheye", "time"),
+        *("mask_path", "depth_path", "ply_file_path", "train_filenames", "background_color"),
         "applied_transform",
-        "train_filenames",
-        "background_color",
     ]
 )
 
