@@ -15,4 +15,7 @@ FL_LIBRARY_FRAGMENT(m) {
       "fused_adam_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avgs, "
       "Tensor(c!)[] exp_avg_sqs, float[] learning_rates, float beta1, float beta2, float eps, "
       "int step, Tensor? visible) -> ()");
+  m.def(
+      "splat_noise_(Tensor(a!) means, Tensor quats, Tensor log_scales, Tensor opacity_logits, "
+      "float strength, int seed, int step) -> ()");
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image loss and the optimiser step: a typed function each, its fake kernel and gradient."""
+"""The operators of training loops: a typed function each, its fake kernel and gradient."""
 
 from __future__ import annotations
 
@@ -276,3 +276,60 @@ def _adam_fake(
 
 
 library.declare("fused_adam_", _adam_fake)
+
+
+def splat_noise_(
+    means: Tensor,
+    quats: Tensor,
+    log_scales: Tensor,
+    opacity_logits: Tensor,
+    *,
+    strength: float,
+    seed: int,
+    step: int,
+) -> None:
+    """Moves transparent splats at random, within their own extent, in place.
+
+    Each mean moves by strength x sigmoid(100 (0.005 - opacity)) x covariance x normal draw; above
+    an opacity of 0.2, not at all. The draws are a function of seed, step and row: the same on
+    every device, and for any number of threads.
+
+    Args:
+        means: [N, 3], contiguous float32 or float64, updated in place.
+        quats: [N, 4] rotations, wxyz, of any non-zero length.
+        log_scales: [N, 3] natural logarithms of the standard deviations.
+        opacity_logits: [N] opacities before the sigmoid.
+        strength: World units per squared world unit.
+        seed: Of the draws; at least 0.
+        step: Which draw; at least 0.
+
+    Raises:
+        RuntimeError: If shapes, dtypes or devices do not fit together.
+
+    Source:
+        Kheradmand et al.: 3D Gaussian Splatting as Markov Chain Monte Carlo, 2024, equation 10.
+
+    Example:
+        >>> means, quats = torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+        >>> scales, logits = torch.zeros(1, 3), torch.tensor([-9.0])
+        >>> splat_noise_(means, quats, scales, logits, strength=1.0, seed=0, step=0)
+        >>> bool(means.abs().min() > 0)
+        True
+    """
+    with torch.no_grad():
+        library.ops().splat_noise_(means, quats, log_scales, opacity_logits, strength, seed, step)
+
+
+def _noise_fake(
+    means: Tensor,
+    quats: Tensor,
+    log_scales: Tensor,
+    opacity_logits: Tensor,
+    strength: float,
+    seed: int,
+    step: int,
+) -> None:
+    return None
+
+
+library.declare("splat_noise_", _noise_fake)

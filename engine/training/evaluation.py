@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -161,8 +162,6 @@ def lpips_network(device: str = "cpu") -> Any:
     except ImportError:
         return None
     name = AlexNet_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
-    from pathlib import Path
-
     if not (Path(torch.hub.get_dir()) / "checkpoints" / name).exists():
         return None
     network = lpips.LPIPS(net="alex", verbose=False).to(device)

@@ -25,7 +25,7 @@ import math
 import torch
 from torch import Tensor
 
-from ...representations import quaternion_to_matrix
+from ...cuda.training.ops import splat_noise_
 from ...representations.gaussians import PARAMETER_NAMES
 from .strategy import StrategyState
 
@@ -33,8 +33,6 @@ MAX_COPIES = 51
 """More copies of one splat in a round are treated as this many: the sum loses its precision."""
 
 _LARGEST_OPACITY = 1.0 - 1e-6
-_NOISE_STEEPNESS = 100.0
-_NOISE_OPACITY = 0.005
 
 
 def split_opacity_and_scale(
@@ -105,7 +103,7 @@ class MCMC:
         if state.schedule.refines(step, fraction):
             self.relocate(state)
             self.grow(state)
-        self.add_noise(state, fraction)
+        self.add_noise(state, step, fraction)
 
     @torch.no_grad()
     def relocate(self, state: StrategyState) -> int:
@@ -152,17 +150,16 @@ class MCMC:
         return {name: getattr(model, name).detach()[sources] for name in PARAMETER_NAMES}
 
     @torch.no_grad()
-    def add_noise(self, state: StrategyState, fraction: float) -> None:
-        """Moves each position by a normal draw through its covariance."""
-        model, extent = state.model, state.schedule.extent
-        strength = state.config.noise_rate * state.schedule.means_rate(fraction) / extent**2
-        if strength == 0 or len(model) == 0:
-            return
-        normal = torch.randn(
-            model.means.shape, generator=state.generator, device=model.device, dtype=model.dtype
+    def add_noise(self, state: StrategyState, step: int, fraction: float) -> None:
+        """Moves the positions of transparent splats within their own extent."""
+        model, config, extent = state.model, state.config, state.schedule.extent
+        strength = config.noise_rate * state.schedule.means_rate(fraction) / extent**2
+        splat_noise_(
+            model.means,
+            model.quats,
+            model.log_scales,
+            model.opacity_logits,
+            strength=strength,
+            seed=config.seed,
+            step=step,
         )
-        fade = torch.sigmoid(_NOISE_STEEPNESS * (_NOISE_OPACITY - model.opacities))
-        rotation = quaternion_to_matrix(model.quats)
-        variances = (2 * model.log_scales).exp() * (strength * fade)[:, None]
-        local = (normal[:, None, :] @ rotation)[:, 0, :] * variances
-        model.means.add_((rotation @ local[:, :, None])[:, :, 0])

@@ -121,9 +121,7 @@ class Trainer:
         loss.backward()
         value = loss.detach()
         if self.model.device.type != "cpu" or math.isfinite(float(value)):
-            self.state.optimiser.step(
-                schedule.rates(fraction), visible if self.config.visible_only else None
-            )
+            self.state.optimiser.step(schedule.rates(fraction), visible)
             self.strategy.after_step(self.state, self.step + 1, fraction)
         self.step += 1
         size = (view.camera.width, view.camera.height)
@@ -136,8 +134,8 @@ class Trainer:
 
     def _loss(
         self, view: TrainingView, background: Tensor | None, degree: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Renders a view and gives the image, the whole loss, and which splats were seen."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Renders a view and gives the image, the whole loss, and which splats to update."""
         model, config = self.model, self.config
         opacities, scales = model.opacities, model.scales
         bands = (degree + 1) ** 2 - 1
@@ -167,7 +165,7 @@ class Trainer:
             padding="valid" if min(target.shape[:2]) >= _SMALLEST_SSIM_IMAGE else "same",
         ).loss
         extra = self.strategy.regulariser(self.state, opacities, scales)
-        visible = (meta["radii"][0] > 0).all(dim=-1)
+        visible = (meta["radii"][0] > 0).all(dim=-1) if config.visible_only else None
         return image[0].detach(), loss if extra is None else loss + extra, visible
 
     def _view_of(self, step: int) -> int:

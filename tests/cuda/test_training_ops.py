@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The image loss and the fused Adam step against plain torch."""
+"""The image loss, the fused Adam step and the noise of splats against plain torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fieldline.cuda.training import ops
+from fieldline.representations import quaternion_to_matrix
 from op_harness import Case, Error, parametrize, running_on
 from torch import Tensor
 
@@ -281,7 +283,117 @@ ADAM_ERRORS = (
     ),
 )
 
+# -- noise ---------------------------------------------------------------------------------------
+
+
+def philox(seed: int, index: int, stream: int) -> tuple[int, ...]:
+    """Philox 4x32-10 in integers, after Salmon et al. 2011, section 3."""
+    low = 0xFFFFFFFF
+    c = [index & low, index >> 32, stream & low, stream >> 32]
+    k = [seed & low, seed >> 32]
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(b >> 32) ^ c[1] ^ k[0], b & low, (a >> 32) ^ c[3] ^ k[1], a & low]
+        k = [(k[0] + 0x9E3779B9) & low, (k[1] + 0xBB67AE85) & low]
+    return tuple(c)
+
+
+def normal_draws(seed: int, index: int, step: int) -> list[float]:
+    u = [((bits >> 8) + 1) / 2**24 for bits in philox(seed, index, step)]
+    radius, angle = (
+        [math.sqrt(-2 * math.log(u[i])) for i in (0, 2)],
+        [math.tau * u[i] for i in (1, 3)],
+    )
+    return [
+        radius[0] * math.cos(angle[0]),
+        radius[0] * math.sin(angle[0]),
+        radius[1] * math.cos(angle[1]),
+    ]
+
+
+def noise_face(means: Tensor, **inputs: Any) -> Tensor:
+    moved = means.clone().contiguous()
+    ops.splat_noise_(moved, **inputs)
+    return moved
+
+
+def noise_reference(
+    means: Tensor,
+    quats: Tensor,
+    log_scales: Tensor,
+    opacity_logits: Tensor,
+    *,
+    strength: float,
+    seed: int,
+    step: int,
+) -> Tensor:
+    opacity = opacity_logits.sigmoid()
+    fade = torch.where(opacity < 0.2, torch.sigmoid(100 * (0.005 - opacity)), 0.0)
+    rows = [normal_draws(seed, i, step) for i in range(len(means))]
+    draws = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
+    axes = quaternion_to_matrix(quats) * log_scales.exp()[:, None, :]
+    covariance = axes @ axes.transpose(-1, -2)
+    moved = (covariance @ draws.to(means)[:, :, None])[:, :, 0]
+    return means + strength * fade[:, None] * moved
+
+
+def noise_inputs(n: int, **options: Any) -> Callable[..., Inputs]:
+    def make(generator: torch.Generator) -> Inputs:
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        return {
+            "means": draw(n, 3),
+            "quats": draw(n, 4),
+            "log_scales": 0.3 * draw(n, 3),
+            "opacity_logits": 3 * draw(n) - 4,
+            "strength": 0.7,
+            "seed": 5,
+            "step": 11,
+            **options,
+        }
+
+    return make
+
+
+NOISE_VARIANTS = {
+    "some": noise_inputs(60),
+    "large_numbers": noise_inputs(9, seed=2**40 + 3, step=2**33 + 1),
+    "many": noise_inputs(5000),
+    "empty": noise_inputs(0),
+}
+
+
+def test_reference_draws_are_those_of_the_paper() -> None:
+    # The known answers that the authors' Random123 library is tested with.
+    assert philox(0, 0, 0) == (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)
+    ones = 2**64 - 1
+    assert philox(ones, ones, ones) == (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)
+
+
 CASES = [
+    Case(
+        name="splat_noise",
+        op=noise_face,
+        reference=noise_reference,
+        variants=NOISE_VARIANTS,
+        emulated=("some", "large_numbers", "empty"),
+        tolerance={torch.float32: 2e-6, torch.float64: 1e-12},
+        errors=(
+            Error(
+                "shape",
+                {"quats": torch.ones(60, 3)},
+                RuntimeError,
+                r"quats: expected shape \[60, 4\], got \[60, 3\]",
+            ),
+            Error(
+                "dtype",
+                {"log_scales": torch.ones(60, 3).double()},
+                RuntimeError,
+                "log_scales: expected dtype",
+            ),
+        ),
+    ),
     Case(
         name="ssim",
         op=ops.fused_ssim,

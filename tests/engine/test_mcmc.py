@@ -149,7 +149,7 @@ def faint(n: int, scales: tuple[float, float, float]) -> fl.Gaussians3D:
 def test_noise_is_the_covariance_times_a_normal_draw() -> None:
     model = faint(20_000, (0.1, 0.2, 0.01))
     state = make_state(model, means_rate=1e-4, noise_rate=1e4)
-    MCMC().add_noise(state, 0.0)
+    MCMC().add_noise(state, 1, 0.0)
     fade = torch.sigmoid(torch.tensor(100.0) * (0.005 - model.opacities[0].detach()))
     spread = model.means.detach().std(dim=0) / fade
     assert spread.tolist() == pytest.approx([0.01, 0.04, 0.0001], rel=0.03)
@@ -159,7 +159,7 @@ def test_noise_spares_opaque_splats() -> None:
     model = faint(100, (0.1, 0.1, 0.1))
     with torch.no_grad():
         model.opacity_logits.fill_(2.0)
-    MCMC().add_noise(make_state(model), 0.0)
+    MCMC().add_noise(make_state(model), 1, 0.0)
     assert float(model.means.detach().abs().max()) < 1e-20
 
 
@@ -167,7 +167,7 @@ def test_noise_does_not_depend_on_the_unit_of_length() -> None:
     moved = []
     for unit in (1.0, 1000.0):
         model = faint(50, (0.1 * unit, 0.2 * unit, 0.3 * unit))
-        MCMC().add_noise(make_state(model, extent=2.0 * unit), 0.3)
+        MCMC().add_noise(make_state(model, extent=2.0 * unit), 1, 0.3)
         moved.append(model.means.detach() / unit)
     assert torch.allclose(moved[0], moved[1], rtol=1e-4)
 
