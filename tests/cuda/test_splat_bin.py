@@ -133,10 +133,6 @@ CASES = [
             "no_images": partial(splats, M=0, images=0),
         },
         large=("many",),
-        emulated=(
-            *("exact", "rectangle", "packed", "packed_rectangle", "thin", "tiles8", "far"),
-            *("no_splats", "no_images"),
-        ),
         compare=compare,
         errors=(
             Error("radii", {"radii": torch.ones(120, 2)}, RuntimeError, "radii: expected dtype"),

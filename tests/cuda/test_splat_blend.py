@@ -139,10 +139,6 @@ CASES = [
         gradcheck=("tiny", "tiny_background", "tiny_masked", "tiny_deep"),
         step=1e-7,
         large=("many", "many_channels"),
-        emulated=(
-            *("everything", "plain", "masked", "tiles8", "tiles24", "one_pixel", "deep"),
-            *("channels1", "channels4", "channels5", "channels65", "no_splats", "no_images"),
-        ),
         emulated_gradcheck=("tiny_background",),
         tolerance={torch.float32: 1e-5, torch.float64: 1e-12},
         gradient_tolerance={torch.float32: 1e-4, torch.float64: 1e-10},

@@ -90,7 +90,6 @@ CASES = [
         },
         differentiable=("means", "viewmats", "coefficients"),
         gradcheck=("few0", "few3", "few4"),
-        emulated=("culled", "degree4", "few3", "no_splats", "no_cameras"),
         emulated_gradcheck=("few3",),
         gradient_tolerance={torch.float32: 1e-4, torch.float64: 1e-10},
         errors=(

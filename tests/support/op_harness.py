@@ -39,6 +39,8 @@ From each case come these checks, named ``case-check-backend-...``:
 - compile: ``torch.compile(fullgraph=True)`` gives the same outputs and gradients;
 - strided: tensors that are not contiguous give the same bits;
 - threads: 1, 2 and 3 threads and a second run give the same bits;
+- order: the emulator running its threads backwards or shuffled gives the same bits: no barrier is
+  missing, and no sum depends on who comes first;
 - errors: each bad argument raises the exception and text of its row.
 
 Empty inputs are a variant like any other. Arguments that are floating tensors are cast to the
@@ -106,7 +108,8 @@ class Case:
         errors: Bad calls and what they raise.
         no_emulated: Why there is no emulated kernel; empty if there is one.
         no_compile: Why the operator is not compiled; empty if it is.
-        varies_on_cuda: Why two runs on CUDA may differ in the last bits; empty if they may not.
+        varies_on_cuda: Why CUDA runs may differ in the last bits, such as sums by atomics; empty
+            if they may not.
     """
 
     name: str
@@ -151,7 +154,9 @@ def _checks(case: Case) -> Iterator[tuple[str, Callable[[], None]]]:
             name = f"{case.name}-gradcheck-{backend}-{variant}"
             yield name, partial(check_gradients_numerically, case, backend, variant)
         yield f"{case.name}-strided-{backend}", partial(check_strided, case, backend)
-        if backend != "emulated":
+        if backend == "emulated":
+            yield f"{case.name}-order-emulated", partial(check_thread_order, case)
+        else:
             yield f"{case.name}-opcheck-{backend}", partial(check_operators, case, backend)
             if not case.no_compile:
                 yield f"{case.name}-compile-{backend}", partial(check_compiles, case, backend)
@@ -430,6 +435,23 @@ def check_threads(case: Case, variant: str) -> None:
                 results.append(call(case, case.op, inputs))
         for result in results[1:]:
             _assert_same(result, results[0], 0.0)
+
+
+def check_thread_order(case: Case) -> None:
+    """The emulated kernels do not depend on the order in which threads and blocks run."""
+    variant = _referenced(case, "emulated")[0]
+    inputs = make_inputs(case, variant, case.dtypes[0])
+    results = []
+    with running_on("emulated"):
+        for order in (0, -1, 12345):  # ascending, descending, shuffled
+            library.ops().set_thread_order(order)
+            try:
+                results.append(call(case, case.op, inputs))
+            finally:
+                library.ops().set_thread_order(0)
+    tolerance = 10 * case.tolerance[case.dtypes[0]] if case.varies_on_cuda else 0.0
+    for result in results[1:]:
+        _assert_same(result, results[0], tolerance)
 
 
 def check_repeats(case: Case, backend: str) -> None:

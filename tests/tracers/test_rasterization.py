@@ -158,7 +158,6 @@ CASES = [
         ),
         gradcheck=("smooth", "smooth_sh"),
         step=1e-7,
-        emulated=("dense", "packed", "batches", "antialiased", "depth", "nothing_visible"),
         dtypes=(torch.float64,),
         tolerance={torch.float64: 1e-10},
         gradient_tolerance={torch.float64: 1e-8},
