@@ -30,6 +30,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..errors import FileFormatError
 from ..representations.cameras import Camera, intrinsics_matrix
 from ..representations.files import load as load_file
 from ..representations.points import PointCloud
@@ -274,9 +275,13 @@ def _read_points(top: Fields) -> tuple[Tensor | None, Tensor | None]:
     if "ply_file_path" not in top:
         return None, None
     path = _existing(top, "ply_file_path")
-    cloud = None if path is None else load_file(path)
+    if path is None or path.suffix.lower() != ".ply":
+        raise top.error("ply_file_path", "a .ply file", str(path))
+    cloud = load_file(path)
     if not isinstance(cloud, PointCloud):
         raise top.error("ply_file_path", "a PLY point cloud", type(cloud).__name__)
+    if not bool(torch.isfinite(cloud.points).all()):
+        raise FileFormatError(path, "x, y, z", "finite numbers", "NaN or Inf")
     return cloud.points, cloud.colors
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fieldline.datasets import load
-from fieldline.representations import Camera, PointCloud
+from fieldline.representations import Camera, Gaussians3D, PointCloud
 from fieldline.representations.files import save
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,6 +179,23 @@ def test_points(folder) -> None:
     assert torch.equal(scene.points, cloud.points)
     assert torch.equal(scene.point_colors, cloud.colors)
     assert float(scene.bounds[1].max()) <= 1.0
+
+
+@pytest.mark.filterwarnings("ignore:.*points are not finite")
+def test_points_that_are_not_points(folder) -> None:
+    folder.content["ply_file_path"] = "images/0.png"
+    with pytest.raises(FileFormatError, match=r"ply_file_path: expected a \.ply file"):
+        load(folder.save())
+    folder.content["ply_file_path"] = "points.ply"
+    save(PointCloud(torch.full((2, 3), math.nan)), folder.path / "points.ply")
+    with pytest.raises(FileFormatError, match=r"points\.ply: x, y, z: expected finite"):
+        load(folder.save())
+    save(Gaussians3D.random(3, seed=0), folder.path / "points.ply")
+    with pytest.raises(FileFormatError, match="ply_file_path: expected a PLY point cloud"):
+        load(folder.path)
+    (folder.path / "points.ply").write_bytes(b"ply\nformat binary_little_endian 1.0\n")
+    with pytest.raises(FileFormatError, match=r"points\.ply"):
+        load(folder.path)
 
 
 def test_split_lists(folder) -> None:
