@@ -21,9 +21,10 @@ struct TileRange {
   int x_begin, x_end, y_begin, y_end;
 };
 
+// NaN becomes 0: no integer stands for it.
 template <typename T>
 FL_HD int clamp_to_int(T value, int high) {
-  return value <= T(0) ? 0 : value >= T(high) ? high : static_cast<int>(value);
+  return !(value > T(0)) ? 0 : value >= T(high) ? high : static_cast<int>(value);
 }
 
 template <typename T>

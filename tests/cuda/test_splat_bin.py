@@ -109,6 +109,7 @@ def check_places(outputs: list[Tensor], depths: Tensor) -> None:
     rank = torch.argsort(order)[ids]
     assert ((starts[rank] <= slots) & (slots < starts[rank + 1])).all()
     seen = depths.float()[order[counts[order] > 0]]
+    seen = seen[~seen.isnan()]
     assert torch.equal(seen, seen.sort().values)
 
 
@@ -191,3 +192,22 @@ def test_negative_and_equal_depths_sort() -> None:
     assert bins.flatten_ids[:2].tolist() == [1, 3]
     assert sorted(bins.flatten_ids[2:5].tolist()) == [2, 5, 6]
     assert bins.flatten_ids[5:].tolist() == [0, 4]
+
+
+@pytest.mark.parametrize("name", ["means2d", "depths", "conics", "opacities"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_broken_splats_disturb_no_other(name: str, value: float) -> None:
+    """Projection culls them; listed all the same, they leave the others' lists as they were."""
+    inputs = splats(torch.Generator().manual_seed(4), images=1)
+    inputs["radii"][7] = 30
+    without = {**inputs, "radii": inputs["radii"].clone()}
+    without["radii"][7] = 0
+    inputs[name] = inputs[name].clone()
+    inputs[name][7] = value
+    bins, wanted = ops.bin_splats(**inputs), ops.bin_splats(**without)
+    check_places(list(bins), inputs["depths"])
+    others = [
+        [[i for i in ids if i != 7] for ids in runs(b.flatten_ids, b.offsets)]
+        for b in (bins, wanted)
+    ]
+    assert others[0] == others[1]
