@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -96,6 +97,22 @@ def test_wheel_holds_all_parts(wheel: Path) -> None:
     assert {"fieldline/py.typed", "fieldline/cuda/_C.so", "fieldline/cuda/build.json"} <= names
     strays = [name for name in names if name.endswith(".py") and name not in sources]
     assert strays == []
+
+
+def test_source_archive_holds_what_it_is_built_from(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(tmp_path)]
+    run(command, cwd=ROOT)
+    (archive,) = tmp_path.glob("fieldline-*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {name.split("/", 1)[-1] for name in opened.getnames()}
+    sources = {
+        str(path.relative_to(ROOT))
+        for pattern in ("*.h", "*.cpp", "*.cu", "*.py")
+        for path in (ROOT / "cuda").rglob(pattern)
+    }
+    assert sources <= names, sorted(sources - names)
+    assert {"CMakeLists.txt", "setup.py", "pyproject.toml", "fieldline/py.typed"} <= names
+    assert not any(name.endswith(".so") for name in names)
 
 
 def test_wheel_imports_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:

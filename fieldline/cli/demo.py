@@ -19,7 +19,17 @@ PHOTO_FILES = {"transforms.json", "images", "depth", "masks", "points.ply"}
 
 # Small enough to end within two minutes on two cores.
 VIEWS, WIDTH, HEIGHT, POINTS = 48, 200, 150, 3000
-SETTINGS: dict[str, Any] = {"steps": 1500, "max_splats": 12_000, "sh_degree": 1}
+SETTINGS: dict[str, Any] = {
+    "steps": 2500,
+    "max_splats": 15_000,
+    "sh_degree": 1,
+    "refine_every": 50,
+    "growth": 0.1,
+    "full_resolution_at": 0.25,
+    "means_rate": 3e-4,
+    "opacity_regulariser": 1e-3,
+    "scale_regulariser": 1e-3,
+}
 
 
 @dataclass(frozen=True)
