@@ -397,6 +397,7 @@ def test_errors(generator: torch.Generator) -> None:
 
 
 THIRD_PARTY = """
+import importlib.util
 import fieldline.compat
 ours = fieldline.compat.install("gsplat")
 assert fieldline.compat.install("gsplat") is ours
@@ -409,6 +410,7 @@ from gsplat.rendering import rasterization as again
 
 assert rasterization is again is ours.rasterization
 assert wrapper.spherical_harmonics is gsplat.spherical_harmonics is ours.spherical_harmonics
+assert importlib.util.find_spec("gsplat.rendering").name == "gsplat.rendering"
 assert gsplat.cuda._wrapper is wrapper and gsplat.__version__ == "1.5.3"
 try:
     import gsplat.strategy

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from types import ModuleType
 
 # Each project's modules that stand on ours, and the one module of ours that they all show.
@@ -52,7 +54,8 @@ def install(project: str) -> ModuleType:
 
 def _stand_in(name: str, ours: ModuleType) -> ModuleType:
     """A module of that name that shows what ours shows; a package without files of its own."""
-    module = ModuleType(name, ours.__doc__)
+    module = module_from_spec(ModuleSpec(name, None, is_package=True))
+    module.__doc__ = ours.__doc__
     shown = {key: getattr(ours, key) for key in (*ours.__all__, "__version__")}
-    module.__dict__.update(shown, __fieldline__=ours, __all__=list(ours.__all__), __path__=[])
+    module.__dict__.update(shown, __fieldline__=ours, __all__=list(ours.__all__))
     return module
