@@ -40,7 +40,7 @@ demo: $(VENV)/.built
 	$(BIN)/fieldline demo --output runs/demo --overwrite
 
 test: $(VENV)/.tools
-	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 # Python itself is not built with AddressSanitizer, so its runtime is loaded first and its leaks
 # are not counted. The library's own names are protected so that torch's copy is never patched.
@@ -49,7 +49,7 @@ test-asan: $(VENV)/.tools
 	    $(BIN)/python setup.py --quiet build_ext
 	FIELDLINE_LIBRARY_DIR=$(ASAN) ASAN_OPTIONS=detect_leaks=0:abort_on_error=0 \
 	    LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libstdc++.so)" \
-	    $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) tests/cuda $(PYTEST_ARGS)
+	    $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup tests/cuda $(PYTEST_ARGS)
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .
@@ -70,6 +70,7 @@ docs: $(VENV)/.docs
 
 cuda: export FIELDLINE_CUDA = ON
 cuda: export FIELDLINE_WERROR = ON
+cuda: export FIELDLINE_CUDA_SELFTEST = ON
 cuda: export FIELDLINE_CUDA_ARCHITECTURES ?= 80;90
 cuda: $(VENV)/.built
 	$(BIN)/python setup.py --quiet build_ext --inplace

@@ -68,7 +68,11 @@ class CMakeBuild(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         target = ROOT / "cuda" if self.inplace else Path(self.build_lib) / "fieldline" / "cuda"
         target = Path(os.environ.get("FIELDLINE_LIBRARY_DIR", target)).resolve()
-        options = [f"-D{name}={os.environ[name]}" for name in OPTIONS if name in os.environ]
+        # An option that is not given now goes back to its default, whatever the last build had.
+        options = [
+            f"-D{name}={os.environ[name]}" if name in os.environ else f"-U{name}"
+            for name in OPTIONS
+        ]
         configure = [
             *(tool("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
             f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
@@ -78,7 +82,7 @@ class CMakeBuild(build_ext):
             f"-DFIELDLINE_VERSION={self.distribution.get_version()}",
             *options,
         ]
-        if subprocess.run(configure).returncode != 0:
+        if subprocess.run(configure, check=False).returncode != 0:
             # A build folder of another machine or CMake cannot be reused: start over once.
             shutil.rmtree(build)
             subprocess.run(configure, check=True)

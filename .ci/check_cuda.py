@@ -23,7 +23,7 @@ def main() -> int:
     if built["cuda_architectures"] != wanted or not (ROOT / "cuda" / "_C_cuda.so").exists():
         print(f"_C_cuda: expected architectures {wanted}, got '{built['cuda_architectures']}'")
         return 1
-    sources = [p for p in (ROOT / "cuda").glob("*/*.cu") if p.parent.name != "emulate"]
+    sources = sorted((ROOT / "cuda").glob("*/*.cu"))
     objects = BUILD / "CMakeFiles" / "_C_cuda.dir" / "cuda"
     stale = []
     for source in sources:

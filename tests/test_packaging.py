@@ -20,6 +20,9 @@ from fieldline.cuda import library
 
 import fieldline
 
+# They share the build folder: one worker runs them all.
+pytestmark = pytest.mark.xdist_group("packaging")
+
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED_SYMBOLS = ROOT / "tests" / "data" / "torch_2_10_symbols.txt"
 
