@@ -30,7 +30,7 @@ from .events import (
 )
 from .initialise import initial_gaussians
 from .interrupt import StopRequest
-from .trainer import StepRecord, Trainer
+from .trainer import StepRecord, Trainer, check_training_views
 
 # On a GPU, losses are looked at together, so that steps need not wait for each other.
 _CHECK_EVERY_ON_GPU = 20
@@ -135,19 +135,12 @@ def fit_events(
     if steps is not None:
         overrides["steps"] = steps
     folder = None if out is None else Path(out)
-    saved = None
-    if resume is not False:
-        place = folder if resume is True else Path(resume)
-        if place is None:
-            raise ValueError("fit: resume: expected a checkpoint, or True with `out`, got True")
-        saved = load_checkpoint(find_checkpoint(place))
+    source = _resumed_file(resume, folder)
+    saved = None if source is None else load_checkpoint(source)
+    if saved is not None:
         config = config or saved.config
     config = make_config(config, overrides)
-    if len(scene.train) < 2:
-        raise ValueError(
-            "fit: scene: expected at least 2 training views (one view has no depth), "
-            f"got {len(scene.train)}"
-        )
+    check_training_views(scene)
     if model is None:
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if saved is not None:
@@ -157,11 +150,19 @@ def fit_events(
     trainer = Trainer(model, scene, config)
     if saved is not None:
         trainer.restore(saved)
-    if folder is not None and saved is None:
+    if folder is not None and not (source and source.is_relative_to(folder.resolve())):
         report.prepare_run_folder(folder, overwrite)
-    elif folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
     return _Run(trainer, folder).events()
+
+
+def _resumed_file(resume: bool | str | Path, folder: Path | None) -> Path | None:
+    """The checkpoint to go on from; None for a new run."""
+    if resume is False:
+        return None
+    place = folder if resume is True else Path(resume)
+    if place is None:
+        raise ValueError("fit: resume: expected a checkpoint, or True with `out`, got True")
+    return find_checkpoint(place).resolve()
 
 
 @dataclass
@@ -183,13 +184,7 @@ class _Run:
                 config, len(trainer.model), len(scene.train), len(scene.test), trainer.step
             )
             while not trainer.done and not stop.requested:
-                try:
-                    record = trainer.run_step()
-                except KeyboardInterrupt:
-                    # Only where no handler could be set; the step may be half done.
-                    stop.requested = True
-                    break
-                yield from self._after(record)
+                yield from self._after(trainer.run_step())
             if stop.requested:
                 yield from self._write_checkpoint()
         yield FitFinished(self._finish(stop.requested))

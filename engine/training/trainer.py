@@ -55,6 +55,15 @@ class RunningMeans:
         return self.values[name]
 
 
+def check_training_views(scene: Scene) -> None:
+    """Raises ValueError for a scene with fewer than two training views."""
+    if len(scene.train) < 2:
+        raise ValueError(
+            "fit: scene: expected at least 2 training views (one view has no depth), "
+            f"got {len(scene.train)}"
+        )
+
+
 def make_strategy(config: FitConfig) -> Strategy:
     """The strategy of a name."""
     return MCMC() if config.strategy == "mcmc" else FixedSet()
@@ -73,11 +82,7 @@ class Trainer:
     """
 
     def __init__(self, model: Gaussians3D, scene: Scene, config: FitConfig) -> None:
-        if len(scene.train) < 2:
-            raise ValueError(
-                "fit: scene: expected at least 2 training views (one view has no depth), "
-                f"got {len(scene.train)}"
-            )
+        check_training_views(scene)
         if len(model) == 0:
             raise ValueError("fit: model: expected at least one Gaussian, got none")
         self.model = model

@@ -143,6 +143,17 @@ def test_resume_into_a_given_model_and_with_more_steps(scene: Scene, tmp_path: P
     assert len(model) > 100
 
 
+def test_resume_into_another_folder_keeps_what_that_holds(scene: Scene, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        fit(None, scene, steps=10, out=folder, checkpoint_every=5, **QUICK)
+    with pytest.raises(ValueError, match="expected a folder without a run"):
+        fit(None, scene, steps=12, resume=first, out=second)
+    result = fit(None, scene, steps=12, resume=first, out=tmp_path / "third")
+    assert result.step == 12
+    assert (tmp_path / "third" / "scene.ply").exists()
+
+
 def test_resume_needs_a_place_and_the_same_views(scene: Scene, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="resume: expected a checkpoint, or True with `out`"):
         fit(None, scene, resume=True)
