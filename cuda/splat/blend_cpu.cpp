@@ -147,31 +147,64 @@ void group_pairs(const int32_t* ids, int64_t M, int64_t P, PairSlots& slots) {
 }
 
 void check_slot_values(const PairSlots& slots, int64_t M, int64_t P, const char* op) {
-  bool good = slots.starts[0] == 0 && slots.starts[M] == P;
-  for (int64_t r = 0; good && r < M; ++r)
-    good = slots.starts[r] <= slots.starts[r + 1] && slots.splat(r) >= 0 && slots.splat(r) < M;
-  for (int64_t k = 0; good && k < P; ++k) good = slots.slot[k] >= 0 && slots.slot[k] < P;
-  STD_TORCH_CHECK(good, op, ": slots, order, starts: expected those of splat_bin");
+  std::atomic<bool> good{slots.starts[0] == 0 && slots.starts[M] == P};
+  parallel_for(0, M, 1 << 13, [&](int64_t begin, int64_t end) {
+    bool own = true;
+    for (int64_t r = begin; r < end; ++r)
+      own &= slots.starts[r] <= slots.starts[r + 1] && slots.splat(r) >= 0 && slots.splat(r) < M;
+    if (!own) good = false;
+  });
+  parallel_for(0, P, 1 << 14, [&](int64_t begin, int64_t end) {
+    bool own = true;
+    for (int64_t k = begin; k < end; ++k) own &= slots.slot[k] >= 0 && slots.slot[k] < P;
+    if (!own) good = false;
+  });
+  STD_TORCH_CHECK(good.load(), op, ": slots, order, starts: expected those of splat_bin");
 }
 
-void add_pairs(const PairSlots& slots, const float* pairs, int64_t width, int64_t M, float* sums) {
+template <typename T>
+void store_gradient(const T* row, int64_t i, int64_t D, const BlendInputGradients<T>& g) {
+  for (int k = 0; k < 2; ++k) g.means2d[2 * i + k] = row[k];
+  if (g.means2d_abs != nullptr)
+    for (int k = 0; k < 2; ++k) g.means2d_abs[2 * i + k] = row[2 + k];
+  for (int k = 0; k < 3; ++k) g.conics[3 * i + k] = row[4 + k];
+  g.opacities[i] = row[7];
+  for (int64_t c = 0; c < D; ++c) g.colors[D * i + c] = row[kPairGeometry + c];
+}
+
+template <typename T>
+void store_sums(const T* sums, int64_t M, int64_t D, const BlendInputGradients<T>& g) {
+  parallel_for(0, M, 1 << 12, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) store_gradient(sums + i * (kPairGeometry + D), i, D, g);
+  });
+}
+
+// Every splat has a rank, so every gradient is written: zero where no tile lists the splat.
+// kD channels, or `channels` where kD is 0.
+template <int kD>
+void store_pair_sums(const PairSlots& slots, const float* pairs, int64_t M, int64_t channels,
+                     const BlendInputGradients<float>& g) {
+  const int64_t D = kD > 0 ? kD : channels, width = kPairGeometry + D;
   parallel_for(0, M, 1 << 10, [&](int64_t begin, int64_t end) {
+    float sum[kPairGeometry + (kD > 0 ? kD : kMaxChannels)];
     for (int64_t rank = begin; rank < end; ++rank) {
-      float* sum = sums + slots.splat(rank) * width;
+      std::fill_n(sum, width, 0.0f);
       for (int64_t row = slots.starts[rank]; row < slots.starts[rank + 1]; ++row)
         for (int64_t k = 0; k < width; ++k) sum[k] += pairs[row * width + k];
+      store_gradient(sum, slots.splat(rank), D, g);
     }
   });
 }
 
-// `sums` [M, kPairGeometry + D] starts at zero.
 void backward_simd(const BlendArgs<float>& a, const TileLayout& layout,
-                   const BlendOutputs<float>& out, PairSlots& slots, bool absgrad, float* sums) {
+                   const BlendOutputs<float>& out, PairSlots& slots, const Tensor& like,
+                   const BlendInputGradients<float>& g) {
   const std::vector<SplatRecord> records = make_records(a, layout.s);
   const auto kernel = FL_ISA_SELECT(blend_tile_backward);
   const int64_t pixels = layout.width * layout.height, D = layout.s.D, width = kPairGeometry + D;
   const bool direct = thread_count() == 1;
   std::unique_ptr<float[]> pairs;
+  Tensor sums = new_zeros(like, {direct ? layout.s.M : 0, width});
   if (!direct) {
     if (slots.slot == nullptr) group_pairs(a.ids, layout.s.M, layout.s.P, slots);
     check_slot_values(slots, layout.s.M, layout.s.P, "splat_blend_backward");
@@ -188,13 +221,19 @@ void backward_simd(const BlendArgs<float>& a, const TileLayout& layout,
     const int64_t first = layout.image(tile) * pixels;
     const BlendGradients gradients{
         out.render + first * D, out.alphas + first, out.g_render + first * D, out.g_alphas + first,
-        sums, pairs.get(), direct ? nullptr : slots.slot + layout.begin(tile), absgrad};
+        output<float>(sums), pairs.get(), direct ? nullptr : slots.slot + layout.begin(tile),
+        g.means2d_abs != nullptr};
     kernel(make_tile(a, layout, records, tile), gradients);
   });
-  if (!direct) add_pairs(slots, pairs.get(), width, layout.s.M, sums);
+  if (direct)
+    store_sums(input<float>(sums), layout.s.M, D, g);
+  else if (D == 3)
+    store_pair_sums<3>(slots, pairs.get(), layout.s.M, D, g);
+  else
+    store_pair_sums<0>(slots, pairs.get(), layout.s.M, D, g);
 }
 void backward_simd(const BlendArgs<double>&, const TileLayout&, const BlendOutputs<double>&,
-                   PairSlots&, bool, double*) {}
+                   PairSlots&, const Tensor&, const BlendInputGradients<double>&) {}
 
 template <typename T>
 void backward_pixel(const BlendArgs<T>& a, const TileLayout& layout, const BlendOutputs<T>& out,
@@ -246,22 +285,6 @@ void backward_scalar(const BlendArgs<T>& a, const TileLayout& layout, const Blen
   }
 }
 
-template <typename T>
-void split_sums(const T* sums, int64_t M, int64_t D, const BlendInputGradients<T>& g) {
-  const int64_t width = kPairGeometry + D;
-  parallel_for(0, M, 1 << 12, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const T* row = sums + i * width;
-      for (int k = 0; k < 2; ++k) g.means2d[2 * i + k] = row[k];
-      if (g.means2d_abs != nullptr)
-        for (int k = 0; k < 2; ++k) g.means2d_abs[2 * i + k] = row[2 + k];
-      for (int k = 0; k < 3; ++k) g.conics[3 * i + k] = row[4 + k];
-      g.opacities[i] = row[7];
-      for (int64_t c = 0; c < D; ++c) g.colors[D * i + c] = row[kPairGeometry + c];
-    }
-  });
-}
-
 struct CpuBlend {
   template <typename T>
   static Tensor forward(const BlendArgs<T>& a, const TileLayout& layout, bool, T* render,
@@ -279,15 +302,14 @@ struct CpuBlend {
                        const BlendLists& lists, const BlendInputGradients<T>& g,
                        const Tensor& like) {
     check_lists(layout, a.ids, "splat_blend_backward");
-    const Tensor sums = new_zeros(like, {layout.s.M, kPairGeometry + layout.s.D});
-    const bool absgrad = g.means2d_abs != nullptr;
     if (use_simd(T{}, layout.s)) {
       PairSlots slots{lists.slots, lists.order, lists.starts, {}, {}};
-      backward_simd(a, layout, out, slots, absgrad, output<T>(sums));
+      backward_simd(a, layout, out, slots, like, g);
     } else {
+      const Tensor sums = new_zeros(like, {layout.s.M, kPairGeometry + layout.s.D});
       backward_scalar(a, layout, out, output<T>(sums));
+      store_sums(input<T>(sums), layout.s.M, layout.s.D, g);
     }
-    split_sums(input<T>(sums), layout.s.M, layout.s.D, g);
   }
 
   template <typename T>
