@@ -85,7 +85,8 @@ FL_HD Span row_span(const Ellipse<T>& e, int tile_y, const TileRange& bounds,
   // The rectangle bounds the rows, but rounds outwards: a row may lie beyond the ellipse.
   const T nearest = low > T(0) ? low : high < T(0) ? high : T(0);
   if (e.level_A - e.det * nearest * nearest < T(0)) return {0, 0};
-  const T y_right = minimum(high, maximum(low, -e.tip)), y_left = minimum(high, maximum(low, e.tip));
+  const T y_right = minimum(high, maximum(low, -e.tip)),
+          y_left = minimum(high, maximum(low, e.tip));
   const T half_right = std::sqrt(maximum(T(0), e.level_A - e.det * y_right * y_right));
   const T half_left = std::sqrt(maximum(T(0), e.level_A - e.det * y_left * y_left));
   const T right = e.x + (half_right - e.B * y_right) * e.inverse_A;
@@ -98,8 +99,6 @@ FL_HD Span row_span(const Ellipse<T>& e, int tile_y, const TileRange& bounds,
 }
 
 // A float's bits as an unsigned key of the same order.
-FL_HD uint32_t depth_key(uint32_t bits) {
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
+FL_HD uint32_t depth_key(uint32_t bits) { return bits & 0x80000000u ? ~bits : bits | 0x80000000u; }
 
 }  // namespace fl

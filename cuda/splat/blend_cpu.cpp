@@ -83,7 +83,8 @@ BlendTile make_tile(const BlendArgs<float>& a, const TileLayout& layout,
 bool use_simd(float, const BlendSizes& s) { return s.D <= kMaxChannels; }
 bool use_simd(double, const BlendSizes&) { return false; }
 
-void forward_simd(const BlendArgs<float>& a, const TileLayout& layout, float* render, float* alphas) {
+void forward_simd(const BlendArgs<float>& a, const TileLayout& layout, float* render,
+                  float* alphas) {
   const std::vector<SplatRecord> records = make_records(a, layout.s);
   const auto kernel = FL_ISA_SELECT(blend_tile_forward);
   const int64_t pixels = layout.width * layout.height;
@@ -219,10 +220,14 @@ void backward_simd(const BlendArgs<float>& a, const TileLayout& layout,
   }
   parallel_dynamic(layout.tiles(), [&](int64_t tile, int64_t) {
     const int64_t first = layout.image(tile) * pixels;
-    const BlendGradients gradients{
-        out.render + first * D, out.alphas + first, out.g_render + first * D, out.g_alphas + first,
-        output<float>(sums), pairs.get(), direct ? nullptr : slots.slot + layout.begin(tile),
-        g.means2d_abs != nullptr};
+    const BlendGradients gradients{out.render + first * D,
+                                   out.alphas + first,
+                                   out.g_render + first * D,
+                                   out.g_alphas + first,
+                                   output<float>(sums),
+                                   pairs.get(),
+                                   direct ? nullptr : slots.slot + layout.begin(tile),
+                                   g.means2d_abs != nullptr};
     kernel(make_tile(a, layout, records, tile), gradients);
   });
   if (direct)
@@ -265,8 +270,9 @@ void backward_pixel(const BlendArgs<T>& a, const TileLayout& layout, const Blend
     const Vec2<T> mean =
         mean_gradient(m, a.conics[3 * i], a.conics[3 * i + 1], a.conics[3 * i + 2]);
     const Vec3<T> conic = conic_gradient(m);
-    const T values[kPairGeometry] = {mean.x,  mean.y,  std::abs(mean.x), std::abs(mean.y),
-                                     conic.x, conic.y, conic.z, opacity_gradient(m, a.opacities[i])};
+    const T values[kPairGeometry] = {
+        mean.x,  mean.y,  std::abs(mean.x), std::abs(mean.y),
+        conic.x, conic.y, conic.z,          opacity_gradient(m, a.opacities[i])};
     for (int q = 0; q < kPairGeometry; ++q) sum[q] += values[q];
   }
 }
@@ -287,8 +293,8 @@ void backward_scalar(const BlendArgs<T>& a, const TileLayout& layout, const Blen
 
 struct CpuBlend {
   template <typename T>
-  static Tensor forward(const BlendArgs<T>& a, const TileLayout& layout, bool, T* render,
-                        T* alphas, const Tensor& like) {
+  static Tensor forward(const BlendArgs<T>& a, const TileLayout& layout, bool, T* render, T* alphas,
+                        const Tensor& like) {
     check_lists(layout, a.ids, "splat_blend");
     if (use_simd(T{}, layout.s))
       forward_simd(a, layout, render, alphas);
