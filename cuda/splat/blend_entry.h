@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "core/check.h"
+#include "splat/bin.h"
 #include "splat/blend.h"
 
 namespace fl::splat {

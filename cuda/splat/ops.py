@@ -16,6 +16,7 @@ from torch import Tensor
 from ..library import ctx_ops, declare, ops
 
 CAMERA_MODELS = ("pinhole", "ortho", "fisheye")
+MAX_CHANNELS = 32  # that the CUDA kernels keep in registers
 
 
 class Projection(NamedTuple):
@@ -391,6 +392,7 @@ def blend(
     masks: Tensor | None = None,
     means2d_abs: Tensor | None = None,
     alpha_cap: float = 0.999,
+    channel_chunk: int = MAX_CHANNELS,
 ) -> tuple[Tensor, Tensor]:
     """Blends splats front to back into images.
 
@@ -409,6 +411,7 @@ def blend(
         means2d_abs: Any [M, 2] tensor that requires a gradient: it receives the sum of the
             absolute values of the pixels' gradients of means2d (AbsGS).
         alpha_cap: Largest alpha of one splat in one pixel.
+        channel_chunk: Most channels blended at once, 1 to 32.
 
     Returns:
         Images [I, H, W, D] and alphas [I, H, W, 1]; differentiable in means2d, conics, colors,
@@ -424,18 +427,34 @@ def blend(
         >>> image.shape
         torch.Size([1, 16, 16, 3])
     """
-    inputs = (means2d, conics, colors, opacities, means2d_abs, backgrounds)
-    keep_state = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in inputs
-    )
     if isinstance(bins, Bins):
         lists = (bins.offsets, bins.flatten_ids, bins.slots, bins.order, bins.starts)
     else:
         lists = (*bins, None, None, None)
-    render, alphas, _ = ops().splat_blend(
-        *inputs, masks, width, height, tile_size, *lists, alpha_cap, keep_state
+    differentiable = (means2d, conics, colors, opacities, means2d_abs, backgrounds)
+    keep_state = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in differentiable
     )
-    return render, alphas
+    images = []
+    for first in range(0, max(1, colors.shape[1]), channel_chunk):
+        chunk = slice(first, first + channel_chunk)
+        image, alphas, _ = ops().splat_blend(
+            means2d,
+            conics,
+            colors[:, chunk],
+            opacities,
+            means2d_abs,
+            None if backgrounds is None else backgrounds[:, chunk],
+            masks,
+            width,
+            height,
+            tile_size,
+            *lists,
+            alpha_cap,
+            keep_state,
+        )
+        images.append(image)
+    return (images[0] if len(images) == 1 else torch.cat(images, dim=-1)), alphas
 
 
 def _blend_fake(means2d: Tensor, conics: Tensor, colors: Tensor, *rest: Any) -> tuple[Tensor, ...]:
