@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 FOLDER = Path(os.environ.get("FIELDLINE_LIBRARY_DIR") or Path(__file__).parent).resolve()
 NAMESPACE = "fieldline"
@@ -32,6 +33,7 @@ class _State:
     problems: dict[str, str] = field(default_factory=dict)
     active: str = NAMESPACE
     declared: list[Callable[[str], None]] = field(default_factory=list)
+    differentiable: dict[tuple[str, str], Any] = field(default_factory=dict)
 
 
 _state = _State()
@@ -144,12 +146,56 @@ def declare(
                 setup_context(ctx, inputs, output)
 
         torch.library.register_autograd(qualified, backward, setup_context=setup)
+        _state.differentiable[namespace, name] = _plain_function(namespace, name, setup, backward)
 
     load()
     _state.declared.append(register)
     register(NAMESPACE)
     if EMULATED in _state.active or "_C_emulated" in _state.loaded:
         register(EMULATED)
+
+
+def _plain_function(namespace: str, name: str, setup: Any, gradient: Any) -> Any:
+    """The operator and its gradient as an ``autograd.Function``."""
+    operator = getattr(getattr(torch.ops, namespace), name).default
+
+    class Plain(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:  # pyright: ignore
+            with torch._C._AutoDispatchBelowAutograd():
+                output = operator(*inputs)
+            setup(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return gradient(ctx, *grads)
+
+    return Plain
+
+
+def call(name: str, *args: Any) -> Any:
+    """Calls an operator that has a gradient.
+
+    Outside ``torch.compile`` and function transforms it does without what ``torch.library`` wraps
+    around every call for their sake, which for a small scene costs more than the work itself.
+
+    Args:
+        name: The operator's name without namespace.
+        *args: All its arguments, in the order of the schema.
+
+    Returns:
+        What the operator returns.
+    """
+    operator = getattr(ops(), name)
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return operator(*args)
+    if torch.is_grad_enabled() and any(
+        isinstance(value, Tensor) and value.requires_grad for value in args
+    ):
+        return _state.differentiable[_state.active, name].apply(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator.default(*args)
 
 
 def ctx_ops(ctx: Any) -> Any:

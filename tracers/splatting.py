@@ -103,7 +103,7 @@ class _Splats(NamedTuple):
     depths: Tensor
     conics: Tensor
     opacities: Tensor
-    colors: Tensor | None
+    channels: Tensor | None
     image_ids: Tensor | None
 
 
@@ -253,18 +253,17 @@ def _pack(splats: _Splats, layout: _Layout) -> tuple[_Splats, dict[str, Tensor]]
 
 
 def _with_depth(
-    splats: _Splats, backgrounds: Tensor | None, render_mode: str
+    colors: Tensor | None, depths: Tensor, backgrounds: Tensor | None, render_mode: str
 ) -> tuple[Tensor, Tensor | None]:
-    """The channels to blend, and their backgrounds [I, D]; depth has background 0."""
-    depth = splats.depths[:, None]
-    if render_mode in ("D", "ED"):
+    """The channels [B, C, N, D] to blend, and their backgrounds; depth has background 0."""
+    depth = depths[..., None]
+    if colors is None:
         return depth, None
-    assert splats.colors is not None
     if render_mode == "RGB":
-        return splats.colors, backgrounds
+        return colors, backgrounds
     if backgrounds is not None:
         backgrounds = torch.cat([backgrounds, torch.zeros_like(backgrounds[:, :1])], dim=1)
-    return torch.cat([splats.colors, depth], dim=1), backgrounds
+    return torch.cat([colors, depth], dim=-1), backgrounds
 
 
 def _check_unsupported(options: dict[str, Any]) -> None:
@@ -424,22 +423,46 @@ def rasterization(
     shown_opacities = flat_opacities[:, None].expand(B, C, N)
     if compensate:
         shown_opacities = shown_opacities * p.compensations
-    shown_colors = None
-    if render_mode not in ("D", "ED"):
-        assert colors is not None
-        shown_colors = _view_colors(colors, sh_degree, layout, flat_means, flat_views, p.radii)
-        shown_colors = shown_colors.reshape(layout.images * N, shown_colors.shape[-1])
     # In meta and in the graph means2d is one tensor: strategies read its gradient.
     shape = (*layout.batch, C, N)
     means2d = p.means2d.reshape(*shape, 2)
     ids: dict[str, Tensor | None] = dict.fromkeys(("batch_ids", "camera_ids", "gaussian_ids"))
+    tile_width, tile_height = -(-width // tile_size), -(-height // tile_size)
+    n_colors = 0
+    if render_mode not in ("D", "ED"):
+        assert colors is not None
+        n_colors = colors.shape[-1]
+    if n_colors == 0:
+        backgrounds = None
+    elif backgrounds is not None:
+        _expect("backgrounds", backgrounds, (*layout.batch, C, n_colors))
+        backgrounds = backgrounds.reshape(layout.images, n_colors)
+    if masks is not None:
+        _expect("masks", masks, (*layout.batch, C, tile_height, tile_width))
+        masks = masks.reshape(layout.images, tile_height, tile_width)
+    blending = {"masks": masks, "alpha_cap": alpha_cap}
+    # Harmonics that all cameras share are evaluated while binning; what else there is, here.
+    shared_harmonics = (
+        render_mode == "RGB"
+        and sh_degree is not None
+        and colors is not None
+        and colors.dim() == len(layout.batch) + 3
+    )
+    channels = None
+    if packed or not shared_harmonics:
+        channels = None
+        if n_colors:
+            assert colors is not None
+            channels = _view_colors(colors, sh_degree, layout, flat_means, flat_views, p.radii)
+        channels, backgrounds = _with_depth(channels, p.depths, backgrounds, render_mode)
+    most_channels = min(channel_chunk, ops.MAX_CHANNELS)
     splats = _Splats(
         p.radii.reshape(-1, 2),
         means2d.reshape(-1, 2),
         p.depths.reshape(-1),
         p.conics.reshape(-1, 3),
         shown_opacities.reshape(-1),
-        shown_colors,
+        None if channels is None else channels.reshape(layout.images * N, channels.shape[-1]),
         None,
     )
     if packed:
@@ -447,44 +470,53 @@ def rasterization(
         ids.update(found)
         seen.rows = found["gaussian_ids"].unique() if sparse_grad else None
         means2d = splats.means2d
-    tile_width, tile_height = -(-width // tile_size), -(-height // tile_size)
-    bins = ops.bin_splats(
-        splats.means2d,
-        splats.radii,
-        splats.depths,
-        layout.images,
-        tile_size,
-        tile_width,
-        tile_height,
-        conics=splats.conics,
-        opacities=splats.opacities,
-        image_ids=splats.image_ids,
-    )
-    if shown_colors is None:
-        backgrounds = None
-    elif backgrounds is not None:
-        _expect("backgrounds", backgrounds, (*layout.batch, C, shown_colors.shape[1]))
-        backgrounds = backgrounds.reshape(layout.images, shown_colors.shape[1])
-    if masks is not None:
-        _expect("masks", masks, (*layout.batch, C, tile_height, tile_width))
-        masks = masks.reshape(layout.images, tile_height, tile_width)
-    channels, backgrounds = _with_depth(splats, backgrounds, render_mode)
-    probe = probe_absgrad(means2d, splats.means2d.shape) if absgrad else None
-    image, alpha = ops.blend(
-        splats.means2d,
-        splats.conics,
-        channels,
-        splats.opacities,
-        width,
-        height,
-        tile_size,
-        bins,
-        backgrounds=backgrounds,
-        masks=masks,
-        means2d_abs=probe,
-        alpha_cap=alpha_cap,
-        channel_chunk=min(channel_chunk, ops.MAX_CHANNELS),
-    )
+    if packed or (channels is not None and channels.shape[-1] > most_channels):
+        bins = ops.bin_splats(
+            splats.means2d,
+            splats.radii,
+            splats.depths,
+            layout.images,
+            tile_size,
+            tile_width,
+            tile_height,
+            conics=splats.conics,
+            opacities=splats.opacities,
+            image_ids=splats.image_ids,
+        )
+        assert splats.channels is not None
+        image, alpha = ops.blend(
+            splats.means2d,
+            splats.conics,
+            splats.channels,
+            splats.opacities,
+            width,
+            height,
+            tile_size,
+            bins,
+            backgrounds=backgrounds,
+            means2d_abs=probe_absgrad(means2d, splats.means2d.shape) if absgrad else None,
+            channel_chunk=most_channels,
+            **blending,
+        )
+    else:
+        harmonics: dict[str, Any] = {}
+        if channels is None:
+            assert colors is not None
+            channels = colors.reshape(B, N, *colors.shape[-2:])
+            harmonics = {"degree": sh_degree, "means": flat_means, "viewmats": flat_views}
+        projected = means2d.reshape(B, C, N, 2)
+        image, alpha, bins = ops.draw(
+            p._replace(means2d=projected),
+            shown_opacities,
+            channels,
+            width,
+            height,
+            tile_size,
+            backgrounds=backgrounds,
+            means2d_abs=probe_absgrad(means2d, projected.shape) if absgrad else None,
+            **harmonics,
+            **blending,
+        )
     image = image.reshape(*layout.batch, C, height, width, -1)
     alpha = alpha.reshape(*layout.batch, C, height, width, 1)
     if render_mode in ("ED", "RGB+ED"):

@@ -14,6 +14,8 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include "core/allocate.h"
+
 namespace fl {
 
 using torch::headeronly::ScalarType;
@@ -82,7 +84,7 @@ void dense_all(Tensors&... tensors) {
 
 inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes,
                         std::optional<ScalarType> dtype = std::nullopt) {
-  return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, dtype);
+  return allocate_like(like, sizes, dtype.has_value() ? *dtype : like.scalar_type());
 }
 
 inline Tensor new_zeros(const Tensor& like, std::initializer_list<int64_t> sizes,

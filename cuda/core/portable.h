@@ -25,6 +25,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -170,6 +171,40 @@ inline void copy_to_host(void* target, const void* source, std::size_t bytes, St
   check_cuda(cudaStreamSynchronize(stream), "copy_to_host");
 }
 
+// Bytes on their way to the host. Work queued after the constructor runs on while `wait` waits for
+// the bytes alone.
+class PendingRead {
+ public:
+  PendingRead(const void* source, std::size_t bytes, Stream stream) : bytes_(bytes) {
+    if (bytes > kMostBytes) throw std::runtime_error("PendingRead: expected at most 64 bytes");
+    check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "PendingRead");
+    check_cuda(cudaMemcpyAsync(landing(), source, bytes, cudaMemcpyDeviceToHost, stream),
+               "PendingRead");
+    check_cuda(cudaEventRecord(event_, stream), "PendingRead");
+  }
+  ~PendingRead() { cudaEventDestroy(event_); }
+  PendingRead(const PendingRead&) = delete;
+  PendingRead& operator=(const PendingRead&) = delete;
+
+  void wait(void* target) {
+    check_cuda(cudaEventSynchronize(event_), "PendingRead");
+    std::memcpy(target, landing(), bytes_);
+  }
+
+ private:
+  static constexpr std::size_t kMostBytes = 64;
+
+  // Page-locked memory, without which the copy itself would wait. One read a thread at a time.
+  static void* landing() {
+    static thread_local void* place = nullptr;
+    if (place == nullptr) check_cuda(cudaMallocHost(&place, kMostBytes), "PendingRead");
+    return place;
+  }
+
+  std::size_t bytes_;
+  cudaEvent_t event_ = nullptr;
+};
+
 inline int current_device() {
   int device = 0;
   check_cuda(cudaGetDevice(&device), "current_device");
@@ -204,6 +239,16 @@ inline void zero_async(void* pointer, std::size_t bytes, Stream) {
 inline void copy_to_host(void* target, const void* source, std::size_t bytes, Stream) {
   if (bytes > 0) std::memcpy(target, source, bytes);
 }
+
+class PendingRead {
+ public:
+  PendingRead(const void* source, std::size_t bytes, Stream) : source_(source), bytes_(bytes) {}
+  void wait(void* target) { std::memcpy(target, source_, bytes_); }
+
+ private:
+  const void* source_;
+  std::size_t bytes_;
+};
 
 inline int current_device() { return 0; }
 

@@ -32,8 +32,7 @@
 #include <cub/device/device_scan.cuh>
 #include <cub/device/device_select.cuh>
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
+#include "core/allocate.h"
 
 namespace fl {
 
@@ -42,9 +41,8 @@ namespace fl {
 class Scratch {
  public:
   explicit Scratch(std::size_t bytes)
-      : tensor_(torch::stable::empty(
-            {static_cast<int64_t>(bytes)}, torch::headeronly::ScalarType::Byte, std::nullopt,
-            torch::stable::Device(torch::headeronly::DeviceType::CUDA, current_device()))) {}
+      : tensor_(allocate({static_cast<int64_t>(bytes)}, torch::headeronly::ScalarType::Byte,
+                         aoti_torch_device_type_cuda(), current_device())) {}
 
   template <typename T = void>
   T* data() const {

@@ -2,24 +2,26 @@
 //
 // CUDA schedule of binning, in two sorts: the splats by depth once (32-bit keys, one per splat),
 // then the listed pairs by tile alone (16-bit keys where tiles fit), stably, so that depth order
-// survives. The host waits once, for the number of pairs.
+// survives. The host waits once, for the number of pairs; `between` queues work to fill that wait.
 //
 //   count   a thread a splat: its tiles and its depth key
 //   sort    splats by depth; scan of their counts in that order gives `starts`
 //   list    a warp takes 32 splats in depth order: a lane lists a small splat, the whole warp, row
-//           by row, each large one
+//           by row, each large one; short lists go through shared memory, to be stored in order
 //   sort    pairs by tile; then flatten_ids and where each tile's run begins
 #include "core/device_guard.h"
 #include "core/portable.h"
 #include "core/registration.h"
 #include "core/sort_scan.h"
 #include "splat/bin_entry.h"
+#include "splat/draw_parts.h"
 
 namespace fl::splat {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kLargeSplatTiles = 32;
+constexpr int kStagedPairs = 384;  // of a warp
 constexpr unsigned kFullWarp = 0xffffffffu;
 
 inline int64_t blocks_for(int64_t count) { return (count + kThreads - 1) / kThreads; }
@@ -92,9 +94,23 @@ FL_D void list_together(const BinArgs<T>& a, int32_t splat, int64_t slot,
   }
 }
 
+// Calls pair(k, tile) for the k-th tile of a splat.
+template <typename T, typename Pair>
+FL_D void for_tiles(const BinArgs<T>& a, int32_t splat, const Pair& pair) {
+  const TileCover<T> cover = cover_tiles(a, splat);
+  int k = 0;
+  for (int ty = cover.range.y_begin; ty < cover.range.y_end; ++ty) {
+    const Span span = cover.row(ty, a.grid);
+    for (int tx = span.begin; tx < span.end; ++tx) pair(k++, cover.tile(tx, ty, a.grid));
+  }
+}
+
 template <typename T, typename Key>
 FL_KERNEL list_kernel(BinArgs<T> a, const int32_t* order, const int64_t* starts,
                       PairLists<Key> out) {
+  FL_SHARED_2D(Key, staged_tiles, kThreads / 32, kStagedPairs);
+  FL_SHARED_2D(int32_t, staged_splats, kThreads / 32, kStagedPairs);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t rank = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   int32_t splat = -1;
   int64_t slot = 0;
@@ -105,15 +121,28 @@ FL_KERNEL list_kernel(BinArgs<T> a, const int32_t* order, const int64_t* starts,
     count = static_cast<int>(starts[rank + 1] - slot);
   }
   const bool large = count > kLargeSplatTiles;
-  if (count > 0 && !large) {
-    const TileCover<T> cover = cover_tiles(a, splat);
-    int64_t next = slot;
-    for (int ty = cover.range.y_begin; ty < cover.range.y_end; ++ty) {
-      const Span span = cover.row(ty, a.grid);
-      for (int tx = span.begin; tx < span.end; ++tx)
-        store_pair(out, next++, cover.tile(tx, ty, a.grid), splat);
-    }
+  // Ranks beyond the last have no pairs, so the warp's slots run from its first lane's on.
+  int64_t end = slot + count;
+  for (int distance = 16; distance > 0; distance /= 2) {
+    const int64_t other = __shfl_xor_sync(kFullWarp, static_cast<long long>(end), distance);
+    end = maximum(end, other);
   }
+  const int64_t begin = __shfl_sync(kFullWarp, static_cast<long long>(slot), 0);
+  if (!__any_sync(kFullWarp, large) && end - begin <= kStagedPairs) {
+    if (count > 0) {
+      const int place = static_cast<int>(slot - begin);
+      for_tiles(a, splat, [&](int k, int64_t tile) {
+        staged_tiles[warp][place + k] = static_cast<Key>(tile);
+        staged_splats[warp][place + k] = splat;
+      });
+    }
+    __syncwarp();
+    for (int64_t k = begin + lane; k < end; k += 32)
+      store_pair(out, k, staged_tiles[warp][k - begin], staged_splats[warp][k - begin]);
+    return;
+  }
+  if (count > 0 && !large)
+    for_tiles(a, splat, [&](int k, int64_t tile) { store_pair(out, slot + k, tile, splat); });
   for (unsigned left = __ballot_sync(kFullWarp, large); left != 0; left &= left - 1) {
     const int owner = __ffs(static_cast<int>(left)) - 1;
     const int32_t their_splat = __shfl_sync(kFullWarp, splat, owner);
@@ -160,8 +189,9 @@ void list_pairs(const BinArgs<T>& a, const Tensor& like, int64_t P, Stream strea
 }
 
 struct CudaBin {
-  template <typename T>
-  static void run(const BinArgs<T>& a, const Tensor& like, BinOutputs& out) {
+  template <typename T, typename Between>
+  static void run(const BinArgs<T>& a, const Tensor& like, const Between& between,
+                  BinOutputs& out) {
     const DeviceGuard guard(like.get_device_index());
     const Stream stream = current_stream(like.get_device_index());
     const Scratch keys(sizeof(uint32_t) * a.M), sorted_keys(sizeof(uint32_t) * a.M);
@@ -174,8 +204,10 @@ struct CudaBin {
               input<int32_t>(out.order), input<int32_t>(out.tiles_per_splat), a.M,
               counts.data<int32_t>());
     exclusive_scan(counts.data<int32_t>(), output<int64_t>(out.starts), a.M + 1, stream);
+    PendingRead pairs(input<int64_t>(out.starts) + a.M, sizeof(int64_t), stream);
+    between();
     int64_t P = 0;
-    copy_to_host(&P, input<int64_t>(out.starts) + a.M, sizeof(P), stream);
+    pairs.wait(&P);
     check_pair_count(P);
     if (a.tiles() <= 65536)
       list_pairs<uint16_t>(a, like, P, stream, out);
@@ -185,6 +217,13 @@ struct CudaBin {
 };
 
 }  // namespace
+
+BinResult bin_here(const Tensor& means2d, const Tensor& radii, const Tensor& depths,
+                   const Tensor& conics, const Tensor& opacities, const BinGrid& grid,
+                   const std::function<void()>& between) {
+  return bin_between<CudaBin>(means2d, radii, depths, conics, opacities, std::nullopt, grid,
+                              between, "splat_draw");
+}
 
 FL_LIBRARY_IMPL_CUDA(m) { m.impl("splat_bin", TORCH_BOX(&splat_bin<CudaBin>)); }
 

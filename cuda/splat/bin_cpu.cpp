@@ -12,6 +12,7 @@
 #include "core/registration.h"
 #include "core/sort_scan_cpu.h"
 #include "splat/bin_entry.h"
+#include "splat/draw_parts.h"
 
 namespace fl::splat {
 namespace {
@@ -125,14 +126,23 @@ void check_image_ids(const BinArgs<T>& a) {
 }
 
 struct CpuBin {
-  template <typename T>
-  static void run(const BinArgs<T>& args, const Tensor& like, BinOutputs& out) {
+  template <typename T, typename Between>
+  static void run(const BinArgs<T>& args, const Tensor& like, const Between& between,
+                  BinOutputs& out) {
     check_image_ids(args);
+    between();
     bin(args, like, out);
   }
 };
 
 }  // namespace
+
+BinResult bin_here(const Tensor& means2d, const Tensor& radii, const Tensor& depths,
+                   const Tensor& conics, const Tensor& opacities, const BinGrid& grid,
+                   const std::function<void()>& between) {
+  return bin_between<CpuBin>(means2d, radii, depths, conics, opacities, std::nullopt, grid,
+                             between, "splat_draw");
+}
 
 FL_LIBRARY_IMPL_CPU(m) { m.impl("splat_bin", TORCH_BOX(&splat_bin<CpuBin>)); }
 

@@ -162,22 +162,37 @@ FL_HD TileCover<T> cover_tiles(const BinArgs<T>& a, int64_t i) {
   return cover;
 }
 
+struct BinGrid {
+  int64_t n_images, tile_size, tile_width, tile_height;
+};
+
+// `between` is called once, where a GPU would wait for the number of pairs.
+template <typename Backend, typename Between>
+BinResult bin_between(Tensor means2d, Tensor radii, Tensor depths, std::optional<Tensor> conics,
+                      std::optional<Tensor> opacities, std::optional<Tensor> image_ids,
+                      const BinGrid& grid, const Between& between, const char* op) {
+  const auto [n_images, tile_size, tile_width, tile_height] = grid;
+  check_bin(means2d, radii, depths, conics, opacities, image_ids, n_images, tile_size, tile_width,
+            tile_height, op);
+  dense_all(means2d, radii, depths);
+  dense_all(conics, opacities, image_ids);
+  BinOutputs out = bin_outputs(means2d, n_images, tile_width, tile_height);
+  const BinGrid& g = grid;
+  dispatch_float(means2d, [&](auto zero) {
+    using T = decltype(zero);
+    Backend::run(bin_args<T>(means2d, radii, depths, conics, opacities, image_ids, g.n_images,
+                             g.tile_size, g.tile_width, g.tile_height),
+                 means2d, between, out);
+  });
+  return out.result();
+}
+
 template <typename Backend>
 BinResult splat_bin(Tensor means2d, Tensor radii, Tensor depths, std::optional<Tensor> conics,
                     std::optional<Tensor> opacities, std::optional<Tensor> image_ids,
                     int64_t n_images, int64_t tile_size, int64_t tile_width, int64_t tile_height) {
-  check_bin(means2d, radii, depths, conics, opacities, image_ids, n_images, tile_size, tile_width,
-            tile_height, "splat_bin");
-  dense_all(means2d, radii, depths);
-  dense_all(conics, opacities, image_ids);
-  BinOutputs out = bin_outputs(means2d, n_images, tile_width, tile_height);
-  dispatch_float(means2d, [&](auto zero) {
-    using T = decltype(zero);
-    Backend::run(bin_args<T>(means2d, radii, depths, conics, opacities, image_ids, n_images,
-                             tile_size, tile_width, tile_height),
-                 means2d, out);
-  });
-  return out.result();
+  return bin_between<Backend>(means2d, radii, depths, conics, opacities, image_ids,
+                              {n_images, tile_size, tile_width, tile_height}, [] {}, "splat_bin");
 }
 
 }  // namespace fl::splat

@@ -6,16 +6,18 @@
 //
 // Forward: warps go their own ways; each packs its surviving splats into its own shared memory.
 //
-// Backward: a block takes its tile's pairs 32 at a time, all warps together. A warp replays its
-// pixels front to back (blend.h), adds each splat's gradient over its lanes by exchanging halves
-// (12 shuffles for nine sums instead of 45), and leaves the sums in shared memory; the block adds
-// its warps' sums and stores one row a pair, in the pair's slot. A last launch adds each splat's
-// rows in order. No atomics: gradients are the same every time.
+// Backward: a block takes its tile's pairs a batch at a time, all warps together. A warp replays its
+// pixels front to back (blend.h), eight surviving splats at a time: a lane leaves each splat's
+// d loss / d sigma and weight for its pixel in shared memory, then takes one row of one splat's
+// pixels and adds up what they mean for mean, conic and colour. Sums over 32 pixels so cost two
+// stores, a short loop and two exchanges instead of five exchanges a value. The block adds its
+// warps' sums and stores one row a pair, in the pair's slot. A last launch adds each splat's rows
+// in order. No atomics: gradients are the same every time.
 #include "core/device_guard.h"
 #include "core/portable.h"
 #include "core/registration.h"
 #include "core/sort_scan.h"
-#include "splat/blend_entry.h"
+#include "splat/draw_parts.h"
 
 namespace fl::splat {
 namespace {
@@ -27,6 +29,10 @@ constexpr int kThreads = 32 * kWarps;
 constexpr int kBatch = 32;
 constexpr int kMaxChannels = 32;
 constexpr int kGeometry = 6;  // Moments
+constexpr int kAddThreads = 128;
+
+// Rows that a warp of add_rows_kernel stages at once: as many as some four kilobytes hold.
+constexpr int staged_rows(int values) { return values < 16 ? 96 : 24; }
 
 // Up to four channels travel with a splat's geometry; more are read where they are used.
 constexpr bool carries_color(int channels) { return channels <= 4; }
@@ -34,7 +40,8 @@ constexpr bool carries_color(int channels) { return channels <= 4; }
 // A splat as the inner loop reads it.
 template <typename T, int kD>
 struct alignas(16) Entry {
-  T x, y, A, B, C, opacity;
+  T x, y;
+  Footprint<T> shape;
   int32_t place;  // in the tile's list
   int32_t splat;
   T color[carries_color(kD) ? 4 : 1];
@@ -89,17 +96,20 @@ FL_D Box<T> box_of(const SubTile& pixel) {
 template <typename T, int kD>
 FL_D Entry<T, kD> load_entry(const BlendArgs<T>& a, int32_t splat, int64_t place) {
   const int64_t i = splat;
-  return {a.means2d[2 * i],    a.means2d[2 * i + 1],        a.conics[3 * i],
-          a.conics[3 * i + 1], a.conics[3 * i + 2],         a.opacities[i],
+  return {a.means2d[2 * i], a.means2d[2 * i + 1],
+          footprint(a.conics[3 * i], a.conics[3 * i + 1], a.conics[3 * i + 2], a.opacities[i]),
           static_cast<int32_t>(place), splat, {}};
 }
 
-// A little more than the exact bound: the test on alpha itself decides.
+// A little more than the exact bound: the test on alpha itself decides. Conic and bound are both
+// scaled by log2(e), which the comparison does not see.
 template <typename T, int kD>
 FL_D bool reaches(const Entry<T, kD>& e, const Box<T>& box) {
-  return e.opacity >= T(kAlphaThreshold) &&
-         smallest_sigma(e.A, e.B, e.C, box.x_low - e.x, box.x_high - e.x, box.y_low - e.y,
-                        box.y_high - e.y) <= max_sigma(e.opacity) + T(1e-3);
+  const Footprint<T>& s = e.shape;
+  return s.opacity >= T(kAlphaThreshold) &&
+         smallest_sigma(T(-2) * s.a, -s.b, T(-2) * s.c, box.x_low - e.x, box.x_high - e.x,
+                        box.y_low - e.y, box.y_high - e.y) <=
+             std::log2(s.opacity / T(kAlphaThreshold)) + T(1.5e-3);
 }
 
 template <typename T, int kD>
@@ -129,8 +139,8 @@ FL_D void blend_sub_tile(const BlendArgs<T>& a, const TileLayout& l, int64_t til
     for (int k = 0; k < count && !done; ++k) {
       const Entry<T, kD> e = entries[k];
       Fragment<T> f;
-      const Step step = evaluate_fragment(e.A, e.B, e.C, e.opacity, px - e.x, py - e.y,
-                                          a.alpha_cap, transmittance, f);
+      const Step step =
+          evaluate_fragment(e.shape, px - e.x, py - e.y, a.alpha_cap, transmittance, f);
       if (step == Step::stop) done = true;
       if (step != Step::blend) continue;
       const T weight = transmittance * f.alpha;
@@ -172,54 +182,33 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 2)
 }
 
 // How many values a pair's row has: moments, absolute mean gradients if asked for, channels.
-template <int kD, bool kAbs>
+template <typename T, int kD, bool kAbs>
 struct Row {
-  static constexpr int kValues = kGeometry + (kAbs ? 2 : 0) + kD;
+  static constexpr int kColor = kGeometry + (kAbs ? 2 : 0);
+  static constexpr int kValues = kColor + kD;
   static constexpr int kStride = kValues | 1;  // odd, so that lanes fall into different banks
+  // Pairs that a block takes at once; more even out its warps, fewer leave room in shared memory.
+  static constexpr int kBatch = sizeof(T) == 8 ? 16 : carries_color(kD) ? 64 : 32;
 };
 
-// Sums N values over the warp. In each of five rounds a lane hands over the half of the values
-// that it will not finish; at the end it holds the sums of the values owned_values<N>(lane).
-template <int N, int kDistance, typename T>
-FL_D void exchange_halves(T* values, int lane) {
-  if constexpr (kDistance > 0) {
-    if constexpr (N == 1) {
-      values[0] += __shfl_xor_sync(kFullWarp, values[0], kDistance);
-    } else {
-      constexpr int kHalf = (N + 1) / 2;
-      const bool upper = (lane & kDistance) != 0;
-      FL_UNROLL
-      for (int k = 0; k < kHalf; ++k) {
-        const T low = values[k], high = k + kHalf < N ? values[k + kHalf] : T(0);
-        const T other = __shfl_xor_sync(kFullWarp, upper ? low : high, kDistance);
-        values[k] = (upper ? high : low) + other;
-      }
-    }
-    exchange_halves<(N + 1) / 2, kDistance / 2>(values, lane);
-  }
-}
+constexpr int kGroup = 8;          // splats that a warp adds up together, four lanes each
+constexpr int kPitch = 32 + 4;     // so that their rows fall into different banks
+constexpr int kLanesPerSplat = 4;  // one for each row of a sub-tile
 
-struct Owned {
-  int first, count;  // none: the lane ends with nothing, or with a copy of what a lower lane holds
+// Where in a block's dynamic shared memory each thing lies, in values.
+template <typename T, int kD, bool kAbs>
+struct BackwardMemory {
+  using Layout = Row<T, kD, kAbs>;
+  static constexpr int kSums = Layout::kBatch * Layout::kStride;  // of a warp
+  static constexpr int kStage = kGroup * kPitch;                  // of a warp, twice
+  static constexpr int kColors = carries_color(kD) ? 0 : 4 * (kSubWidth * kD + 1);
+  static constexpr int kWarp = kSums + 2 * kStage + kColors;
+  // The stages come first: they are read four values at a time.
+  // Blocks of fewer warps, which take their tile in more rounds, where eight would need more than
+  // the 99 KB that every GPU since sm_80 has.
+  static constexpr int kMostWarps = kWarps * kWarp * sizeof(T) > 99 * 1024 ? kWarps / 2 : kWarps;
+  static constexpr int weights = kStage, sums = 2 * kStage, colors = 2 * kStage + kSums;
 };
-
-template <int N>
-FL_D Owned owned_values(int lane) {
-  Owned owned{0, N};
-  int width = N;
-  for (int distance = 16; distance > 0; distance /= 2) {
-    const bool upper = (lane & distance) != 0;
-    if (width == 1) {
-      if (upper) owned.count = 0;
-      continue;
-    }
-    const int half = (width + 1) / 2;
-    if (upper) owned.first += half;
-    owned.count = upper ? owned.count - half : minimum(owned.count, half);
-    width = half;
-  }
-  return owned;
-}
 
 template <typename T, int kD>
 struct PixelState {
@@ -251,99 +240,215 @@ FL_D PixelState<T, kD> start_pixel(const BlendOutputs<T>& out, const TileLayout&
   return s;
 }
 
-// This lane's share of a splat's row; zero where its pixel does not blend the splat.
-template <typename T, int kD, bool kAbs>
-FL_D bool pixel_gradient(const Entry<T, kD>& e, const T* rgb, int D, T px, T py, T alpha_cap,
-                         PixelState<T, kD>& s, T* values) {
-  FL_UNROLL
-  for (int k = 0; k < Row<kD, kAbs>::kValues; ++k) values[k] = T(0);
-  if (e.place >= s.last) return false;
-  const T dx = px - e.x, dy = py - e.y;
+template <typename T>
+struct PixelGradient {
+  T sigma, weight;  // d loss / d sigma and what the splat's colour is multiplied with
+};
+
+// What a splat does to this lane's pixel; zero where it is not blended.
+template <typename T, int kD>
+FL_D PixelGradient<T> pixel_gradient(const Entry<T, kD>& e, const T* rgb, int D, T px, T py,
+                                     T alpha_cap, PixelState<T, kD>& s) {
   Fragment<T> f;
-  if (evaluate_fragment(e.A, e.B, e.C, e.opacity, dx, dy, alpha_cap, s.transmittance, f) ==
-      Step::skip)
-    return false;
+  if (e.place >= s.last || evaluate_fragment(e.shape, px - e.x, py - e.y, alpha_cap,
+                                             s.transmittance, f) == Step::skip)
+    return {T(0), T(0)};
   const T weight = s.transmittance * f.alpha;
-  constexpr int kColor = kGeometry + (kAbs ? 2 : 0);
   T along = T(0);
   FL_UNROLL
   for (int c = 0; c < kD; ++c)
-    if (kD <= 4 || c < D) {
-      along += rgb[c] * s.v[c];
-      values[kColor + c] = weight * s.v[c];
-    }
+    if (kD <= 4 || c < D) along += rgb[c] * s.v[c];
   s.rest -= weight * along;
   const T g_alpha = s.transmittance * along - s.rest / (T(1) - f.alpha);
   s.transmittance = f.next;
-  if (f.capped) return true;
-  const T g = -f.alpha * g_alpha, gx = g * dx, gy = g * dy;
-  values[0] = g;
-  values[1] = gx;
-  values[2] = gy;
-  values[3] = gx * dx;
-  values[4] = gx * dy;
-  values[5] = gy * dy;
-  if (kAbs) {
-    const T vx = e.A * gx + e.B * gy, vy = e.B * gx + e.C * gy;
-    values[6] = vx < T(0) ? -vx : vx;
-    values[7] = vy < T(0) ? -vy : vy;
-  }
-  return true;
+  return {f.capped ? T(0) : -f.alpha * g_alpha, weight};
 }
 
-// One batch of at most 32 pairs for one warp: sums [kBatch, kStride] of its sub-tile.
-template <typename T, int kD, bool kAbs>
-FL_D void backward_batch(const BlendArgs<T>& a, int D, const Entry<T, kD>* entries, int count,
-                         const SubTile& pixel, const Box<T>& box, const Owned& owned,
-                         PixelState<T, kD>& s, T* sums) {
-  using Layout = Row<kD, kAbs>;
-  const int lane = threadIdx.x % 32;
-  FL_UNROLL
-  for (int k = 0; k < Layout::kValues; ++k) sums[lane * Layout::kStride + k] = T(0);
-  const bool keep = !pixel.empty && lane < count && reaches(entries[lane], box);
-  __syncwarp();
-  const T px = T(pixel.x) + T(0.5), py = T(pixel.y) + T(0.5);
-  for (unsigned kept = __ballot_sync(kFullWarp, keep); kept != 0; kept &= kept - 1) {
-    const int k = __ffs(static_cast<int>(kept)) - 1;
-    const Entry<T, kD> e = entries[k];
-    T values[Layout::kValues];
-    const bool touched =
-        pixel_gradient<T, kD, kAbs>(e, color_of(a, e, D), D, px, py, a.alpha_cap, s, values);
-    if (!__any_sync(kFullWarp, touched)) continue;
-    exchange_halves<Layout::kValues, 16>(values, lane);
+// The gradients of the image along the row of pixels that this lane adds up: in registers where
+// they fit, else in shared memory.
+template <typename T, int kD>
+struct RowColors {
+  T own[carries_color(kD) ? kSubWidth * kD : 1];
+  const T* shared;
+
+  FL_D void load(const PixelState<T, kD>& s, T* place) {
+    const int lane = threadIdx.x % 32, row = lane % kLanesPerSplat;
+    if constexpr (carries_color(kD)) {
+      FL_UNROLL
+      for (int x = 0; x < kSubWidth; ++x) {
+        FL_UNROLL
+        for (int c = 0; c < kD; ++c)
+          own[x * kD + c] = __shfl_sync(kFullWarp, s.v[c], row * kSubWidth + x);
+      }
+    } else {
+      constexpr int pitch = kSubWidth * kD + 1;  // rows fall into different banks
+      T* mine = place + lane / kSubWidth * pitch + lane % kSubWidth * kD;
+      FL_UNROLL
+      for (int c = 0; c < kD; ++c) mine[c] = s.v[c];
+      __syncwarp();
+      shared = place + row * pitch;
+    }
+  }
+  FL_D T at(int x, int c) const {
+    if constexpr (carries_color(kD)) return own[x * kD + c];
+    return shared[x * kD + c];
+  }
+};
+
+template <typename T>
+FL_D void load_row(const T* from, T* to) {
+  if constexpr (sizeof(T) == 4) {
+    const float4 low = *reinterpret_cast<const float4*>(from);
+    const float4 high = *reinterpret_cast<const float4*>(from + 4);
+    to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
+    to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
+  } else {
     FL_UNROLL
-    for (int v = 0; v < (Layout::kValues + 31) / 32; ++v)
-      if (v < owned.count) sums[k * Layout::kStride + owned.first + v] = values[v];
+    for (int x = 0; x < kSubWidth; ++x) to[x] = from[x];
+  }
+}
+
+// One row of pixels of one splat: its share of the splat's sums.
+template <typename T, int kD, bool kAbs>
+FL_D void add_row(const Entry<T, kD>& e, const T* sigmas, const T* weights,
+                  const RowColors<T, kD>& v, T left, T y, T* values) {
+  using Layout = Row<T, kD, kAbs>;
+  const T dx0 = left - e.x, dy = y - e.y;
+  T g[kSubWidth], one = T(0), sum_x = T(0), sum_xx = T(0), abs_x = T(0), abs_y = T(0);
+  load_row(sigmas, g);
+  FL_UNROLL
+  for (int x = 0; x < kSubWidth; ++x) {
+    const T dx = dx0 + T(x), gx = g[x] * dx;
+    one += g[x];
+    sum_x += gx;
+    sum_xx += gx * dx;
+    if constexpr (kAbs) {
+      const Footprint<T>& s = e.shape;
+      const T size = g[x] < T(0) ? -g[x] : g[x];
+      const T vx = T(2) * s.a * dx + s.b * dy, vy = s.b * dx + T(2) * s.c * dy;
+      abs_x += size * (vx < T(0) ? -vx : vx);
+      abs_y += size * (vy < T(0) ? -vy : vy);
+    }
+  }
+  values[0] = one;
+  values[1] = sum_x;
+  values[2] = one * dy;
+  values[3] = sum_xx;
+  values[4] = sum_x * dy;
+  values[5] = one * dy * dy;
+  if constexpr (kAbs) {
+    values[6] = abs_x * T(1 / kLog2E);
+    values[7] = abs_y * T(1 / kLog2E);
+  }
+  load_row(weights, g);
+  FL_UNROLL
+  for (int c = 0; c < kD; ++c) {
+    T sum = T(0);
+    FL_UNROLL
+    for (int x = 0; x < kSubWidth; ++x) sum += g[x] * v.at(x, c);
+    values[Layout::kColor + c] = sum;
+  }
+}
+
+// The survivors of a batch in this warp's sub-tile: their places in the batch, ascending, and a
+// bit for each.
+template <int kBatch>
+struct Survivors {
+  uint32_t bits[(kBatch + 31) / 32];
+  int count;
+};
+
+template <typename T, int kD, int kBatch>
+FL_D Survivors<kBatch> find_survivors(const Entry<T, kD>* entries, int count, bool empty,
+                                      int32_t reach, const Box<T>& box, uint8_t* places) {
+  const int lane = threadIdx.x % 32;
+  Survivors<kBatch> found;
+  found.count = 0;
+  FL_UNROLL
+  for (int part = 0; part < (kBatch + 31) / 32; ++part) {
+    const int k = 32 * part + lane;
+    const bool keep = !empty && k < count && entries[k].place < reach && reaches(entries[k], box);
+    const unsigned kept = __ballot_sync(kFullWarp, keep);
+    if (keep)
+      places[found.count + __popc(kept & ((1u << lane) - 1))] = static_cast<uint8_t>(k);
+    found.bits[part] = kept;
+    found.count += __popc(kept);
+  }
+  __syncwarp();
+  return found;
+}
+
+// One batch of pairs for one warp: `memory` receives the sums of its sub-tile.
+template <typename T, int kD, bool kAbs>
+FL_D void backward_batch(const BlendArgs<T>& a, int D, const Entry<T, kD>* entries,
+                         const uint8_t* places, int survivors, const SubTile& pixel,
+                         const Box<T>& box, const RowColors<T, kD>& v, PixelState<T, kD>& s,
+                         T* memory) {
+  using Layout = Row<T, kD, kAbs>;
+  using Memory = BackwardMemory<T, kD, kAbs>;
+  const int lane = threadIdx.x % 32, member = lane / kLanesPerSplat, row = lane % kLanesPerSplat;
+  const T px = T(pixel.x) + T(0.5), py = T(pixel.y) + T(0.5);
+  T *sigmas = memory, *weights = memory + Memory::weights, *sums = memory + Memory::sums;
+  for (int first = 0; first < survivors; first += kGroup) {
+    const int members = minimum(survivors - first, kGroup);
+    for (int k = 0; k < members; ++k) {
+      const Entry<T, kD> e = entries[places[first + k]];
+      const PixelGradient<T> g =
+          pixel_gradient<T, kD>(e, color_of(a, e, D), D, px, py, a.alpha_cap, s);
+      sigmas[k * kPitch + lane] = g.sigma;
+      weights[k * kPitch + lane] = g.weight;
+    }
+    __syncwarp();
+    T values[Layout::kValues] = {};
+    const int place = member < members ? places[first + member] : 0;
+    if (member < members)
+      add_row<T, kD, kAbs>(entries[place], sigmas + member * kPitch + row * kSubWidth,
+                           weights + member * kPitch + row * kSubWidth, v, box.x_low,
+                           box.y_low + T(row), values);
+    FL_UNROLL
+    for (int k = 0; k < Layout::kValues; ++k) {
+      values[k] += __shfl_xor_sync(kFullWarp, values[k], 1);
+      values[k] += __shfl_xor_sync(kFullWarp, values[k], 2);
+      if (k % kLanesPerSplat == row && member < members)
+        sums[place * Layout::kStride + k] = values[k];
+    }
+    __syncwarp();
   }
 }
 
 // rows [P, kValues]; a tile of more than eight sub-tiles takes several rounds, which add up.
 template <typename T, int kD, bool kAbs>
-FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 2)
+FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, (sizeof(T) == 4 && carries_color(kD) ? 3 : 1))
     blend_backward_kernel(BlendArgs<T> a, TileLayout l, BlendOutputs<T> out, const int32_t* slots,
                           T* rows) {
   using Own = Entry<T, kD>;
-  using Layout = Row<kD, kAbs>;
+  using Layout = Row<T, kD, kAbs>;
+  using Memory = BackwardMemory<T, kD, kAbs>;
+  constexpr int kBatch = Layout::kBatch, kParts = (kBatch + 31) / 32;
   FL_SHARED(Own, entries, kBatch);
   FL_SHARED(int32_t, furthest, kWarps);
-  FL_DYNAMIC_SHARED(T, sums);  // [warps, kBatch, kStride]
+  FL_SHARED_2D(uint8_t, places, kWarps, kBatch);
+  FL_SHARED_2D(uint32_t, kept, kWarps, kParts);
+  FL_DYNAMIC_SHARED(T, memory);  // [warps, Memory::kWarp]
   const int64_t tile = blockIdx.x;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, D = static_cast<int>(l.s.D);
   const int warps = blockDim.x / 32;
   const bool shown = l.masks == nullptr || l.masks[tile];
   const int64_t begin = l.begin(tile), end = l.end(tile);
-  const Owned owned = owned_values<Layout::kValues>(lane);
   for (int round = 0; round < sub_tile_count(l); round += warps) {
     SubTile pixel = sub_tile(l, tile, round + warp);
     if (round + warp >= sub_tile_count(l)) pixel = {pixel.x, pixel.y, false, true};
     PixelState<T, kD> state = start_pixel<T, kD>(out, l, tile, pixel);
     if (!shown) state.last = 0;
     const Box<T> box = box_of<T>(pixel);
-    int32_t reach = state.last;
+    RowColors<T, kD> v;
+    v.load(state, &memory[warp * Memory::kWarp] + Memory::colors);
+    int32_t own_reach = state.last;
     for (int distance = 16; distance > 0; distance /= 2)
-      reach = maximum(reach, __shfl_xor_sync(kFullWarp, reach, distance));
-    if (lane == 0) furthest[warp] = reach;
+      own_reach = maximum(own_reach, __shfl_xor_sync(kFullWarp, own_reach, distance));
+    if (lane == 0) furthest[warp] = own_reach;
     __syncthreads();
+    int32_t reach = 0;
     for (int w = 0; w < warps; ++w) reach = maximum(reach, static_cast<int32_t>(furthest[w]));
     for (int64_t base = begin; base < end; base += kBatch) {
       const int count = static_cast<int>(minimum(end - base, static_cast<int64_t>(kBatch)));
@@ -355,19 +460,25 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 2)
           entries[threadIdx.x] = own;
         }
         __syncthreads();
-        backward_batch<T, kD, kAbs>(a, D, &entries[0], count, pixel, box, owned, state,
-                                    &sums[warp * kBatch * Layout::kStride]);
+        const Survivors<kBatch> found = find_survivors<T, kD, kBatch>(
+            &entries[0], count, pixel.empty, own_reach, box, &places[warp][0]);
+        if (lane == 0) {
+          for (int part = 0; part < kParts; ++part) kept[warp][part] = found.bits[part];
+        }
+        backward_batch<T, kD, kAbs>(a, D, &entries[0], &places[warp][0], found.count, pixel, box,
+                                    v, state, &memory[warp * Memory::kWarp]);
         __syncthreads();
       }
       for (int k = threadIdx.x; k < count * Layout::kValues; k += blockDim.x) {
         const int pair = k / Layout::kValues, value = k % Layout::kValues;
         T sum = T(0);
         for (int w = 0; seen && w < warps; ++w)
-          sum += sums[(w * kBatch + pair) * Layout::kStride + value];
+          if (kept[w][pair / 32] >> (pair % 32) & 1)
+            sum += memory[w * Memory::kWarp + Memory::sums + pair * Layout::kStride + value];
         T* place = rows + static_cast<int64_t>(slots[base + pair]) * Layout::kValues + value;
         *place = round == 0 ? sum : *place + sum;
       }
-      // The next batch overwrites `entries` only; `sums` waits for its barrier.
+      // The next batch overwrites `entries`; `kept` and the sums wait for its first barrier.
     }
     __syncthreads();
   }
@@ -391,41 +502,55 @@ FL_D void store_gradient(const BlendArgs<T>& a, const BlendInputGradients<T>& g,
     g.means2d_abs[2 * i] = sum[kGeometry];
     g.means2d_abs[2 * i + 1] = sum[kGeometry + 1];
   }
-  constexpr int kColor = kGeometry + (kAbs ? 2 : 0);
   FL_UNROLL
   for (int c = 0; c < kD; ++c)
-    if (kD <= 4 || c < D) g.colors[static_cast<int64_t>(i) * D + c] = sum[kColor + c];
+    if (kD <= 4 || c < D)
+      g.colors[static_cast<int64_t>(i) * D + c] = sum[Row<T, kD, kAbs>::kColor + c];
 }
 
-// A lane adds the rows of a splat seen by few tiles; a warp shares those seen by many.
+// A warp takes 32 splats, whose rows lie one after the other, and reads them in order through
+// shared memory; a lane adds those of its splat. Splats seen by many tiles are shared by all lanes.
 template <typename T, int kD, bool kAbs>
-FL_KERNEL FL_LAUNCH_BOUNDS(128, 4)
+FL_KERNEL FL_LAUNCH_BOUNDS(kAddThreads, (carries_color(kD) ? 4 : 1))
     add_rows_kernel(BlendArgs<T> a, BlendInputGradients<T> g, int64_t M, int D,
                     const int32_t* order, const int64_t* starts, const T* rows) {
-  using Layout = Row<kD, kAbs>;
-  constexpr int64_t kMany = 32;
+  using Layout = Row<T, kD, kAbs>;
+  constexpr int64_t kMany = 32, kStaged = staged_rows(Layout::kValues);
+  FL_SHARED_2D(T, staged, kAddThreads / 32, kStaged * Layout::kValues);
   const int64_t rank = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int lane = threadIdx.x % 32;
-  int64_t begin = 0, count = 0;
+  T* stage = &staged[threadIdx.x / 32][0];
+  int64_t begin = starts[minimum(rank, M)], end = begin;
   int32_t splat = 0;
   if (rank < M) {
-    begin = starts[rank];
-    count = starts[rank + 1] - begin;
+    end = starts[rank + 1];
     splat = order[rank];
   }
   T sum[Layout::kValues] = {};
-  const bool many = count > kMany;
-  if (!many)
-    for (int64_t row = begin; row < begin + count; ++row) {
-      FL_UNROLL
-      for (int k = 0; k < Layout::kValues; ++k) sum[k] += rows[row * Layout::kValues + k];
-    }
+  const bool many = end - begin > kMany;
+  const int64_t last = __shfl_sync(kFullWarp, static_cast<long long>(end), 31);
+  int64_t first = __shfl_sync(kFullWarp, static_cast<long long>(begin), 0);
+  for (; first < last; first += kStaged) {
+    const int64_t stop = minimum(first + kStaged, last);
+    const bool mine = !many && begin < stop && end > first;
+    if (!__any_sync(kFullWarp, mine)) continue;
+    const int values = static_cast<int>(stop - first) * Layout::kValues;
+    for (int k = lane; k < values; k += 32) stage[k] = rows[first * Layout::kValues + k];
+    __syncwarp();
+    if (mine)
+      for (int64_t row = maximum(begin, first); row < minimum(end, stop); ++row) {
+        FL_UNROLL
+        for (int k = 0; k < Layout::kValues; ++k)
+          sum[k] += stage[static_cast<int>(row - first) * Layout::kValues + k];
+      }
+    __syncwarp();
+  }
   for (unsigned left = __ballot_sync(kFullWarp, many); left != 0; left &= left - 1) {
     const int owner = __ffs(static_cast<int>(left)) - 1;
-    const int64_t first = __shfl_sync(kFullWarp, static_cast<long long>(begin), owner);
-    const int64_t total = __shfl_sync(kFullWarp, static_cast<long long>(count), owner);
+    const int64_t from = __shfl_sync(kFullWarp, static_cast<long long>(begin), owner);
+    const int64_t to = __shfl_sync(kFullWarp, static_cast<long long>(end), owner);
     T part[Layout::kValues] = {};
-    for (int64_t row = first + lane; row < first + total; row += 32) {
+    for (int64_t row = from + lane; row < to; row += 32) {
       FL_UNROLL
       for (int k = 0; k < Layout::kValues; ++k) part[k] += rows[row * Layout::kValues + k];
     }
@@ -493,13 +618,13 @@ inline int block_threads(const TileLayout& l) { return 32 * minimum(sub_tile_cou
 template <typename T, int kD, bool kAbs>
 void run_backward(const BlendArgs<T>& a, const TileLayout& l, const BlendOutputs<T>& out,
                   const BlendLists& lists, const BlendInputGradients<T>& g, Stream stream) {
-  using Layout = Row<kD, kAbs>;
-  const Scratch rows(sizeof(T) * Layout::kValues * l.s.P);
-  const int threads = block_threads(l);
-  FL_LAUNCH((blend_backward_kernel<T, kD, kAbs>), l.tiles(), threads,
-            sizeof(T) * (threads / 32) * kBatch * Layout::kStride, stream, a, l, out, lists.slots,
+  const Scratch rows(sizeof(T) * Row<T, kD, kAbs>::kValues * l.s.P);
+  using Memory = BackwardMemory<T, kD, kAbs>;
+  const int warps = minimum(block_threads(l) / 32, Memory::kMostWarps);
+  FL_LAUNCH((blend_backward_kernel<T, kD, kAbs>), l.tiles(), 32 * warps,
+            sizeof(T) * warps * Memory::kWarp, stream, a, l, out, lists.slots,
             rows.template data<T>());
-  FL_LAUNCH((add_rows_kernel<T, kD, kAbs>), blocks_for(l.s.M, 128), 128, 0, stream, a, g, l.s.M,
+  FL_LAUNCH((add_rows_kernel<T, kD, kAbs>), blocks_for(l.s.M, kAddThreads), kAddThreads, 0, stream, a, g, l.s.M,
             static_cast<int>(l.s.D), lists.order, lists.starts, rows.template data<T>());
 }
 
@@ -590,6 +715,15 @@ struct CudaBlend {
 };
 
 }  // namespace
+
+BlendResult blend_here(const BlendInputs& in, bool keep_state) {
+  return blend_forward<CudaBlend>(in, keep_state, "splat_draw");
+}
+
+BlendedGradients blend_backward_here(const BlendInputs& in, const BlendResult& out,
+                                   const Tensor& g_render, const Tensor& g_alphas, bool absgrad) {
+  return blend_backward<CudaBlend>(in, out, g_render, g_alphas, absgrad, "splat_draw_backward");
+}
 
 FL_LIBRARY_IMPL_CUDA(m) {
   m.impl("splat_blend", TORCH_BOX(&splat_blend<CudaBlend>));

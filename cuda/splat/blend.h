@@ -34,14 +34,27 @@ struct Fragment {
 
 enum class Step { skip, blend, stop };
 
+constexpr double kLog2E = 1.4426950408889634;
+
+// A conic scaled once a splat, so that alpha = opacity 2^(a dx^2 + b dx dy + c dy^2).
+template <typename T>
+struct Footprint {
+  T a, b, c, opacity;
+};
+
+template <typename T>
+FL_HD Footprint<T> footprint(T A, T B, T C, T opacity) {
+  return {T(-0.5 * kLog2E) * A, T(-kLog2E) * B, T(-0.5 * kLog2E) * C, opacity};
+}
+
 // What a splat does to a pixel at offset (dx, dy) that still lets `transmittance` through.
 template <typename T>
-FL_HD Step evaluate_fragment(T A, T B, T C, T opacity, T dx, T dy, T alpha_cap, T transmittance,
+FL_HD Step evaluate_fragment(const Footprint<T>& s, T dx, T dy, T alpha_cap, T transmittance,
                              Fragment<T>& f) {
-  const T sigma = fragment_sigma<T, T>(A, B, C, dx, dy);
-  const T raw = opacity * std::exp(-sigma);
+  const T power = (s.a * dx + s.b * dy) * dx + s.c * dy * dy;  // -sigma log2(e)
+  const T raw = s.opacity * std::exp2(power);
   f.alpha = minimum(alpha_cap, raw);
-  if (!(sigma >= T(0)) || !(f.alpha >= T(kAlphaThreshold))) return Step::skip;
+  if (!(power <= T(0)) || !(f.alpha >= T(kAlphaThreshold))) return Step::skip;
   f.capped = raw > alpha_cap;
   f.next = transmittance * (T(1) - f.alpha);
   return f.next <= T(kTransmittanceStop) ? Step::stop : Step::blend;

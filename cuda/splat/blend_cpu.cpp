@@ -13,7 +13,7 @@
 #include "core/parallel.h"
 #include "core/registration.h"
 #include "splat/bin.h"
-#include "splat/blend_entry.h"
+#include "splat/draw_parts.h"
 #include "splat/blend_simd.h"
 
 namespace fl::splat {
@@ -343,6 +343,15 @@ struct CpuBlend {
 };
 
 }  // namespace
+
+BlendResult blend_here(const BlendInputs& in, bool keep_state) {
+  return blend_forward<CpuBlend>(in, keep_state, "splat_draw");
+}
+
+BlendedGradients blend_backward_here(const BlendInputs& in, const BlendResult& out,
+                                   const Tensor& g_render, const Tensor& g_alphas, bool absgrad) {
+  return blend_backward<CpuBlend>(in, out, g_render, g_alphas, absgrad, "splat_draw_backward");
+}
 
 FL_LIBRARY_IMPL_CPU(m) {
   m.impl("splat_blend", TORCH_BOX(&splat_blend<CpuBlend>));

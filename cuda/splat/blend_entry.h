@@ -131,9 +131,9 @@ struct BlendLists {
 
 template <typename T>
 FL_HD Step evaluate(const BlendArgs<T>& a, int64_t i, T px, T py, T transmittance, Fragment<T>& f) {
-  return evaluate_fragment(a.conics[3 * i], a.conics[3 * i + 1], a.conics[3 * i + 2],
-                           a.opacities[i], px - a.means2d[2 * i], py - a.means2d[2 * i + 1],
-                           a.alpha_cap, transmittance, f);
+  return evaluate_fragment(
+      footprint(a.conics[3 * i], a.conics[3 * i + 1], a.conics[3 * i + 2], a.opacities[i]),
+      px - a.means2d[2 * i], py - a.means2d[2 * i + 1], a.alpha_cap, transmittance, f);
 }
 
 // visit(splat) for each splat that blends into pixel (x, y), in batches [range_start, range_end)
@@ -191,71 +191,107 @@ inline TileLayout tile_layout(const BlendSizes& s, int64_t width, int64_t height
   return {s, width, height, tile_size, input<int32_t>(offsets), optional_input<bool>(masks)};
 }
 
+// What blending takes, in the layout of M rows.
+struct BlendInputs {
+  Tensor means2d, conics, colors, opacities;
+  std::optional<Tensor> backgrounds, masks;
+  int64_t width, height, tile_size;
+  Tensor offsets, flatten_ids;
+  std::optional<Tensor> slots, order, starts;
+  double alpha_cap;
+
+  BlendSizes check(const char* op) const {
+    return check_blend(means2d, conics, &colors, opacities, backgrounds, masks, width, height,
+                       tile_size, offsets, flatten_ids, op);
+  }
+  void make_dense() {
+    dense_all(means2d, conics, colors, opacities, offsets, flatten_ids);
+    dense_all(backgrounds, masks, slots, order, starts);
+  }
+  template <typename T>
+  BlendArgs<T> args() const {
+    return blend_args<T>(means2d, conics, colors, opacities, backgrounds, flatten_ids, alpha_cap);
+  }
+};
+
+using BlendResult = std::tuple<Tensor, Tensor, Tensor>;  // render, alphas, state
+// Of means2d, |means2d|, conics, colors and opacities.
+using BlendedGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
 template <typename Backend>
-std::tuple<Tensor, Tensor, Tensor> splat_blend(
-    Tensor means2d, Tensor conics, Tensor colors, Tensor opacities, std::optional<Tensor>,
-    std::optional<Tensor> backgrounds, std::optional<Tensor> masks, int64_t width, int64_t height,
-    int64_t tile_size, Tensor offsets, Tensor flatten_ids, std::optional<Tensor>,
-    std::optional<Tensor>, std::optional<Tensor>, double alpha_cap,
-    bool keep_state) {
-  const char* op = "splat_blend";
-  const BlendSizes s = check_blend(means2d, conics, &colors, opacities, backgrounds, masks, width,
-                                   height, tile_size, offsets, flatten_ids, op);
-  dense_all(means2d, conics, colors, opacities);
-  dense_all(backgrounds, masks, offsets, flatten_ids);
-  Tensor render = new_empty(means2d, {s.I, height, width, s.D});
-  Tensor alphas = new_empty(means2d, {s.I, height, width, 1});
-  const TileLayout layout = tile_layout(s, width, height, tile_size, offsets, masks);
+BlendResult blend_forward(BlendInputs in, bool keep_state, const char* op) {
+  const BlendSizes s = in.check(op);
+  in.make_dense();
+  Tensor render = new_empty(in.means2d, {s.I, in.height, in.width, s.D});
+  Tensor alphas = new_empty(in.means2d, {s.I, in.height, in.width, 1});
+  const TileLayout layout = tile_layout(s, in.width, in.height, in.tile_size, in.offsets, in.masks);
   Tensor state;
-  dispatch_float(means2d, [&](auto zero) {
+  dispatch_float(in.means2d, [&](auto zero) {
     using T = decltype(zero);
-    const auto args =
-        blend_args<T>(means2d, conics, colors, opacities, backgrounds, flatten_ids, alpha_cap);
-    state = Backend::forward(args, layout, keep_state, output<T>(render), output<T>(alphas),
-                             means2d);
+    state = Backend::forward(in.args<T>(), layout, keep_state, output<T>(render), output<T>(alphas),
+                             in.means2d);
   });
   return {render, alphas, state};
 }
 
 template <typename Backend>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> splat_blend_backward(
-    Tensor means2d, Tensor conics, Tensor colors, Tensor opacities,
-    std::optional<Tensor> backgrounds, std::optional<Tensor> masks, int64_t width, int64_t height,
-    int64_t tile_size, Tensor offsets, Tensor flatten_ids, std::optional<Tensor> slots,
-    std::optional<Tensor> order, std::optional<Tensor> starts, double alpha_cap, Tensor render,
-    Tensor alphas, Tensor state, Tensor g_render, Tensor g_alphas, bool absgrad) {
-  const char* op = "splat_blend_backward";
-  const BlendSizes s = check_blend(means2d, conics, &colors, opacities, backgrounds, masks, width,
-                                   height, tile_size, offsets, flatten_ids, op);
-  check_shape(render, {s.I, height, width, s.D}, op, "render");
-  check_shape(alphas, {s.I, height, width, 1}, op, "alphas");
-  check_shape(g_render, {s.I, height, width, s.D}, op, "g_render");
-  check_shape(g_alphas, {s.I, height, width, 1}, op, "g_alphas");
-  dense_all(means2d, conics, colors, opacities, render, alphas, g_render, g_alphas);
-  dense_all(backgrounds, masks, offsets, flatten_ids);
-  check_slots(slots, order, starts, s, op);
-  dense_all(slots, order, starts);
-  const BlendLists lists{optional_input<int32_t>(slots), optional_input<int32_t>(order),
-                         optional_input<int64_t>(starts)};
-  Tensor g_means2d = new_empty(means2d, {s.M, 2}), g_conics = new_empty(means2d, {s.M, 3});
-  Tensor g_means2d_abs = new_empty(means2d, {absgrad ? s.M : 0, 2});
-  Tensor g_colors = new_empty(means2d, {s.M, s.D}), g_opacities = new_empty(means2d, {s.M});
-  const TileLayout layout = tile_layout(s, width, height, tile_size, offsets, masks);
+BlendedGradients blend_backward(BlendInputs in, const BlendResult& result, Tensor g_render,
+                              Tensor g_alphas, bool absgrad, const char* op) {
+  const BlendSizes s = in.check(op);
+  Tensor render = std::get<0>(result), alphas = std::get<1>(result), state = std::get<2>(result);
+  check_shape(render, {s.I, in.height, in.width, s.D}, op, "render");
+  check_shape(alphas, {s.I, in.height, in.width, 1}, op, "alphas");
+  check_shape(g_render, {s.I, in.height, in.width, s.D}, op, "g_render");
+  check_shape(g_alphas, {s.I, in.height, in.width, 1}, op, "g_alphas");
+  check_slots(in.slots, in.order, in.starts, s, op);
   check_shape(state, {-1}, op, "state");
   check_dtype(state, ScalarType::Int, op, "state");
-  dispatch_float(means2d, [&](auto zero) {
+  in.make_dense();
+  dense_all(render, alphas, g_render, g_alphas);
+  const BlendLists lists{optional_input<int32_t>(in.slots), optional_input<int32_t>(in.order),
+                         optional_input<int64_t>(in.starts)};
+  const Tensor& like = in.means2d;
+  Tensor g_means2d = new_empty(like, {s.M, 2}), g_conics = new_empty(like, {s.M, 3});
+  Tensor g_means2d_abs = new_empty(like, {absgrad ? s.M : 0, 2});
+  Tensor g_colors = new_empty(like, {s.M, s.D}), g_opacities = new_empty(like, {s.M});
+  const TileLayout layout = tile_layout(s, in.width, in.height, in.tile_size, in.offsets, in.masks);
+  dispatch_float(like, [&](auto zero) {
     using T = decltype(zero);
-    const auto args =
-        blend_args<T>(means2d, conics, colors, opacities, backgrounds, flatten_ids, alpha_cap);
     const BlendOutputs<T> out{input<T>(render),   input<T>(alphas), input<T>(g_render),
                               input<T>(g_alphas), input<int32_t>(state), state.numel()};
     const BlendInputGradients<T> g{output<T>(g_means2d),
                                    absgrad ? output<T>(g_means2d_abs) : nullptr,
                                    output<T>(g_conics), output<T>(g_colors),
                                    output<T>(g_opacities)};
-    Backend::backward(args, layout, out, lists, g, means2d);
+    Backend::backward(in.args<T>(), layout, out, lists, g, like);
   });
   return {g_means2d, g_means2d_abs, g_conics, g_colors, g_opacities};
+}
+
+template <typename Backend>
+BlendResult splat_blend(Tensor means2d, Tensor conics, Tensor colors, Tensor opacities,
+                        std::optional<Tensor>, std::optional<Tensor> backgrounds,
+                        std::optional<Tensor> masks, int64_t width, int64_t height,
+                        int64_t tile_size, Tensor offsets, Tensor flatten_ids,
+                        std::optional<Tensor>, std::optional<Tensor>, std::optional<Tensor>,
+                        double alpha_cap, bool keep_state) {
+  return blend_forward<Backend>(
+      {means2d, conics, colors, opacities, backgrounds, masks, width, height, tile_size, offsets,
+       flatten_ids, std::nullopt, std::nullopt, std::nullopt, alpha_cap},
+      keep_state, "splat_blend");
+}
+
+template <typename Backend>
+BlendedGradients splat_blend_backward(
+    Tensor means2d, Tensor conics, Tensor colors, Tensor opacities,
+    std::optional<Tensor> backgrounds, std::optional<Tensor> masks, int64_t width, int64_t height,
+    int64_t tile_size, Tensor offsets, Tensor flatten_ids, std::optional<Tensor> slots,
+    std::optional<Tensor> order, std::optional<Tensor> starts, double alpha_cap, Tensor render,
+    Tensor alphas, Tensor state, Tensor g_render, Tensor g_alphas, bool absgrad) {
+  return blend_backward<Backend>(
+      {means2d, conics, colors, opacities, backgrounds, masks, width, height, tile_size, offsets,
+       flatten_ids, slots, order, starts, alpha_cap},
+      {render, alphas, state}, g_render, g_alphas, absgrad, "splat_blend_backward");
 }
 
 // Every blended (splat, pixel) with list position in [range_start, range_end) batches of

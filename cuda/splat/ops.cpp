@@ -14,8 +14,8 @@ FL_LIBRARY_FRAGMENT(m) {
   m.def(
       "splat_project_backward(Tensor means, Tensor? covars, Tensor? quats, Tensor? scales, "
       "Tensor viewmats, Tensor Ks, int width, int height, float eps2d, int camera_model, "
-      "bool compensate, bool needs_cameras, Tensor radii, Tensor g_means2d, Tensor g_depths, "
-      "Tensor g_conics, Tensor g_compensations) -> (Tensor g_means, Tensor g_covars, "
+      "bool compensate, bool needs_cameras, Tensor radii, Tensor? g_means2d, Tensor? g_depths, "
+      "Tensor? g_conics, Tensor? g_compensations) -> (Tensor g_means, Tensor g_covars, "
       "Tensor g_quats, Tensor g_scales, Tensor g_viewmats, Tensor g_Ks)");
   m.def(
       "splat_shade(int degree, Tensor means, Tensor viewmats, Tensor coefficients, "
@@ -51,6 +51,22 @@ FL_LIBRARY_FRAGMENT(m) {
       "Tensor render, Tensor alphas, Tensor state, "
       "Tensor g_render, Tensor g_alphas, bool absgrad) -> "
       "(Tensor g_means2d, Tensor g_means2d_abs, Tensor g_conics, Tensor g_colors, "
+      "Tensor g_opacities)");
+  m.def(
+      "splat_draw(int degree, Tensor? means, Tensor? viewmats, Tensor colors, Tensor radii, "
+      "Tensor means2d, Tensor depths, Tensor conics, Tensor opacities, Tensor? means2d_abs, "
+      "Tensor? backgrounds, Tensor? masks, int width, int height, int tile_size, "
+      "float alpha_cap, bool keep_state) -> (Tensor render, Tensor alphas, Tensor state, "
+      "Tensor shades, Tensor tiles_per_splat, Tensor flatten_ids, Tensor offsets, Tensor slots, "
+      "Tensor order, Tensor starts)");
+  m.def(
+      "splat_draw_backward(int degree, Tensor? means, Tensor? viewmats, Tensor colors, "
+      "Tensor radii, Tensor means2d, Tensor conics, Tensor opacities, Tensor? backgrounds, "
+      "Tensor? masks, int width, int height, int tile_size, float alpha_cap, Tensor render, "
+      "Tensor alphas, Tensor state, Tensor shades, Tensor flatten_ids, Tensor offsets, "
+      "Tensor slots, Tensor order, Tensor starts, Tensor g_render, Tensor g_alphas, bool absgrad, "
+      "bool needs_positions, bool needs_cameras) -> (Tensor g_means, Tensor g_viewmats, "
+      "Tensor g_colors, Tensor g_means2d, Tensor g_means2d_abs, Tensor g_conics, "
       "Tensor g_opacities)");
   m.def(
       "splat_indices_in_range(int range_start, int range_end, Tensor transmittances, "

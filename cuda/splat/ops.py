@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..library import ctx_ops, declare, ops
+from ..library import call, ctx_ops, declare, ops
 
 CAMERA_MODELS = ("pinhole", "ortho", "fisheye")
 MAX_CHANNELS = 32  # that the CUDA kernels keep in registers
@@ -105,7 +105,8 @@ def project(
         [32.0, 32.0]
     """
     return Projection(
-        *ops().splat_project(
+        *call(
+            "splat_project",
             means,
             covars,
             quats,
@@ -143,14 +144,16 @@ def _project_backward_fake(
     means: Tensor, covars: Any, quats: Any, scales: Any, viewmats: Tensor, Ks: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
     B, N = means.shape[:2]
+    C = viewmats.shape[1]
     own, other = (B, 0) if covars is not None else (0, B)
+    cameras = B if rest[5] else 0
     return (
         _like(means),
         means.new_empty(own, N, 6),
         means.new_empty(other, N, 4),
         means.new_empty(other, N, 3),
-        _like(viewmats),
-        _like(Ks),
+        means.new_empty(cameras, C, 4, 4),
+        means.new_empty(cameras, C, 3, 3),
     )
 
 
@@ -159,9 +162,10 @@ def _project_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(means, covars, quats, scales, viewmats, Ks, output[0])
     ctx.settings = (width, height, eps2d, inputs[13], inputs[14])
     ctx.mark_non_differentiable(output[0])
+    ctx.set_materialize_grads(False)
 
 
-def _project_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+def _project_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     means, covars, quats, scales, viewmats, Ks, radii = ctx.saved_tensors
     needs = ctx.needs_input_grad
     g = ctx_ops(ctx).splat_project_backward(
@@ -208,7 +212,7 @@ def shade(
         >>> shade(0, torch.ones(1, 1, 3), torch.eye(4)[None, None], torch.zeros(1, 1, 1, 3))
         tensor([[[[0.5000, 0.5000, 0.5000]]]])
     """
-    return ops().splat_shade(degree, means, viewmats, coefficients, radii)
+    return call("splat_shade", degree, means, viewmats, coefficients, radii)
 
 
 def _shade_fake(
@@ -266,7 +270,7 @@ def spherical_harmonics(
         >>> spherical_harmonics(0, torch.ones(1, 3), torch.ones(1, 1, 3))
         tensor([[0.2821, 0.2821, 0.2821]])
     """
-    return ops().spherical_harmonics(degree, dirs, coefficients, masks)
+    return call("spherical_harmonics", degree, dirs, coefficients, masks)
 
 
 def _harmonics_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -297,7 +301,7 @@ def covariance(quats: Tensor, scales: Tensor, inverse: bool = False) -> Tensor:
         >>> covariance(torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([[1.0, 2, 3]]))
         tensor([[1., 0., 0., 4., 0., 9.]])
     """
-    return ops().splat_covariance(quats, scales, inverse)
+    return call("splat_covariance", quats, scales, inverse)
 
 
 def _covariance_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -438,7 +442,8 @@ def blend(
     images = []
     for first in range(0, max(1, colors.shape[1]), channel_chunk):
         chunk = slice(first, first + channel_chunk)
-        image, alphas, _ = ops().splat_blend(
+        image, alphas, _ = call(
+            "splat_blend",
             means2d,
             conics,
             colors[:, chunk],
@@ -525,6 +530,195 @@ def _blend_backward(
         g_abs if absgrad else None,
         g_backgrounds,
         *[None] * 11,
+    )
+
+
+class Drawing(NamedTuple):
+    """Images, and what they were made from."""
+
+    images: Tensor  # [I, H, W, D]
+    alphas: Tensor  # [I, H, W, 1]
+    bins: Bins  # of M = B * C * N splats
+
+
+def draw(
+    projection: Projection,
+    opacities: Tensor,
+    colors: Tensor,
+    width: int,
+    height: int,
+    tile_size: int,
+    *,
+    degree: int | None = None,
+    means: Tensor | None = None,
+    viewmats: Tensor | None = None,
+    backgrounds: Tensor | None = None,
+    masks: Tensor | None = None,
+    means2d_abs: Tensor | None = None,
+    alpha_cap: float = 0.999,
+) -> Drawing:
+    """Colours, bins and blends projected splats in one call.
+
+    Equal to ``shade``, ``bin_splats`` and ``blend`` one after the other, and cheaper: see
+    ``cuda/splat/draw_entry.h``.
+
+    Args:
+        projection: What ``project`` returned.
+        opacities: [B, C, N], in [0, 1].
+        colors: [B, C, N, D] with at most 32 channels; or, with ``degree``, SH coefficients
+            [B, N, K, 3].
+        width: Pixels.
+        height: Pixels.
+        tile_size: Pixels along a tile's edge, 1 to 64.
+        degree: SH degree to evaluate, 0 to 4; default none: ``colors`` are colours.
+        means: Centres [B, N, 3], with ``degree``.
+        viewmats: Rigid world-to-camera matrices [B, C, 4, 4], with ``degree``.
+        backgrounds: [B * C, D]; default black.
+        masks: bool [B * C, tile_height, tile_width]; False tiles show the background.
+        means2d_abs: As for ``blend``, [B, C, N, 2].
+        alpha_cap: As for ``blend``.
+
+    Returns:
+        Images, alphas and bins; differentiable as the three functions are.
+
+    Example:
+        >>> K = torch.tensor([[[[50.0, 0, 32], [0, 50, 32], [0, 0, 1]]]])
+        >>> seen = project(torch.tensor([[[0.0, 0, 2]]]), torch.eye(4)[None, None], K, 64, 64,
+        ...                quats=torch.tensor([[[1.0, 0, 0, 0]]]), scales=torch.full((1, 1, 3), 0.1))
+        >>> draw(seen, torch.ones(1, 1, 1), torch.ones(1, 1, 1, 3), 64, 64, 16).images.shape
+        torch.Size([1, 64, 64, 3])
+    """
+    geometry = (projection.radii, projection.means2d, projection.depths, projection.conics)
+    differentiable = (means, viewmats, colors, *geometry[1:], opacities, means2d_abs, backgrounds)
+    keep_state = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in differentiable
+    )
+    images, alphas, _, _, *lists = call(
+        "splat_draw",
+        -1 if degree is None else degree,
+        means,
+        viewmats,
+        colors,
+        *geometry,
+        opacities,
+        means2d_abs,
+        backgrounds,
+        masks,
+        width,
+        height,
+        tile_size,
+        alpha_cap,
+        keep_state,
+    )
+    tiles_per_splat, flatten_ids, offsets, slots, order, starts = lists
+    return Drawing(
+        images, alphas, Bins(tiles_per_splat, flatten_ids, offsets, slots, order, starts)
+    )
+
+
+def _draw_fake(
+    degree: int,
+    means: Any,
+    viewmats: Any,
+    colors: Tensor,
+    radii: Tensor,
+    means2d: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    width, height, tile_size = rest[-5:-2]
+    B, C, N = means2d.shape[:3]
+    images, M, D = B * C, B * C * N, colors.shape[-1]
+    pairs, state = (torch.library.get_ctx().new_dynamic_size() for _ in range(2))
+    integers = {"dtype": torch.int32}
+    return (
+        means2d.new_empty(images, height, width, D),
+        means2d.new_empty(images, height, width, 1),
+        means2d.new_empty(state, **integers),
+        means2d.new_empty((B, C, N, 3) if degree >= 0 else (0,)),
+        means2d.new_empty(M, **integers),
+        means2d.new_empty(pairs, **integers),
+        means2d.new_empty(images, -(-height // tile_size), -(-width // tile_size), **integers),
+        means2d.new_empty(pairs, **integers),
+        means2d.new_empty(M, **integers),
+        means2d.new_empty(M + 1, dtype=torch.int64),
+    )
+
+
+def _draw_backward_fake(
+    degree: int, means: Any, viewmats: Any, colors: Tensor, radii: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    means2d, conics, opacities = rest[:3]
+    absgrad, needs_positions, needs_cameras = rest[-3:]
+    positions = degree >= 0 and (needs_positions or needs_cameras)
+    g_means, g_viewmats = means2d.new_empty(0), means2d.new_empty(0)
+    if degree >= 0:
+        B = means.shape[0] if positions else 0
+        g_means = means.new_empty(B, means.shape[1], 3)
+        g_viewmats = means.new_empty(B, viewmats.shape[1], 4, 4)
+    return (
+        g_means,
+        g_viewmats,
+        _like(colors),
+        _like(means2d),
+        _like(means2d) if absgrad else means2d.new_empty(0, 2),
+        _like(conics),
+        _like(opacities),
+    )
+
+
+def _draw_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    degree, means, viewmats, colors, radii, means2d, _, conics, opacities = inputs[:9]
+    backgrounds, masks = inputs[10:12]
+    given = (means, viewmats, colors, radii, means2d, conics, opacities, backgrounds, masks)
+    kept = (*output[:4], *output[5:])
+    ctx.save_for_backward(*given, *kept)
+    ctx.settings = (degree, *inputs[12:16])
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.set_materialize_grads(False)
+
+
+def _draw_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    means, viewmats, colors, radii, means2d, conics, opacities = ctx.saved_tensors[:7]
+    backgrounds, masks, *kept = ctx.saved_tensors[7:]
+    render, alphas = kept[:2]
+    degree, *settings = ctx.settings
+    needs = ctx.needs_input_grad
+    g_render = torch.zeros_like(render) if grads[0] is None else grads[0]
+    g_alphas = torch.zeros_like(alphas) if grads[1] is None else grads[1]
+    g_means, g_viewmats, g_colors, g_means2d, g_abs, g_conics, g_opacities = ctx_ops(
+        ctx
+    ).splat_draw_backward.default(
+        degree,
+        means,
+        viewmats,
+        colors,
+        radii,
+        means2d,
+        conics,
+        opacities,
+        backgrounds,
+        masks,
+        *settings,
+        *kept,
+        g_render,
+        g_alphas,
+        needs[9],
+        needs[1],
+        needs[2],
+    )
+    return (
+        None,
+        g_means if needs[1] and degree >= 0 else None,
+        g_viewmats if needs[2] and degree >= 0 else None,
+        g_colors,
+        None,
+        g_means2d,
+        None,
+        g_conics,
+        g_opacities,
+        g_abs if needs[9] else None,
+        (g_render * (1 - alphas)).sum(dim=(1, 2)) if needs[10] else None,
+        *[None] * 6,
     )
 
 
@@ -621,4 +815,6 @@ declare(
 declare("splat_bin", _bin_fake)
 declare("splat_blend", _blend_fake, _blend_setup, _blend_backward)
 declare("splat_blend_backward", _blend_backward_fake)
+declare("splat_draw", _draw_fake, _draw_setup, _draw_backward)
+declare("splat_draw_backward", _draw_backward_fake)
 declare("splat_indices_in_range", _indices_fake)

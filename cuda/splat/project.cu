@@ -46,13 +46,10 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kSumThreads, 1)
   T values[kCameraValues] = {};
   if (n < a.N && g.radii[2 * o] > 0 && g.radii[2 * o + 1] > 0) {
     const Vec3<T> mean{a.means[3 * i], a.means[3 * i + 1], a.means[3 * i + 2]};
-    const ProjectedGradient<T> out{g.means2d[2 * o],    g.means2d[2 * o + 1], g.depths[o],
-                                   g.conics[3 * o],     g.conics[3 * o + 1],  g.conics[3 * o + 2],
-                                   a.compensate ? g.compensations[o] : T(0)};
     add_camera_gradient(
         project_splat_vjp(mean, load_covariance(a, i),
                           load_camera(a.viewmats + 16 * view, a.Ks + 9 * view), a.settings,
-                          a.compensate, out),
+                          a.compensate, g.of_output(o)),
         values);
   }
   block_sum<T, kCameraValues>(values, rows + (view * gridDim.x + blockIdx.x) * kCameraValues);

@@ -85,8 +85,14 @@ struct ProjectOutputs {
 template <typename T>
 struct ProjectGradients {
   const int32_t* radii;
-  const T *means2d, *depths, *conics, *compensations;       // of the outputs
+  const T *means2d, *depths, *conics, *compensations;  // of the outputs; null: zeros
   T *means, *covars, *quats, *scales, *viewmats, *Ks;  // of the inputs
+
+  static FL_HD T at(const T* values, int64_t i) { return values != nullptr ? values[i] : T(0); }
+  FL_HD ProjectedGradient<T> of_output(int64_t o) const {
+    return {at(means2d, 2 * o),    at(means2d, 2 * o + 1), at(depths, o),       at(conics, 3 * o),
+            at(conics, 3 * o + 1), at(conics, 3 * o + 2),  at(compensations, o)};
+  }
 };
 
 template <typename T>
@@ -156,12 +162,9 @@ FL_HD void project_one_backward(const ProjectArgs<T>& a, const ProjectGradients<
     if (g.radii[2 * o] <= 0 || g.radii[2 * o + 1] <= 0) continue;
     if (!seen) sigma = load_covariance(a, i);
     seen = true;
-    const ProjectedGradient<T> out{g.means2d[2 * o],    g.means2d[2 * o + 1], g.depths[o],
-                                   g.conics[3 * o],     g.conics[3 * o + 1],  g.conics[3 * o + 2],
-                                   a.compensate ? g.compensations[o] : T(0)};
     const ProjectGradient<T> in =
         project_splat_vjp(mean, sigma, load_camera(a.viewmats + 16 * view, a.Ks + 9 * view),
-                          a.settings, a.compensate, out);
+                          a.settings, a.compensate, g.of_output(o));
     g_mean = g_mean + in.mean;
     g_sigma = {g_sigma.xx + in.sigma.xx, g_sigma.xy + in.sigma.xy, g_sigma.xz + in.sigma.xz,
                g_sigma.yy + in.sigma.yy, g_sigma.yz + in.sigma.yz, g_sigma.zz + in.sigma.zz};
@@ -224,24 +227,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> splat_project_backwar
     Tensor means, std::optional<Tensor> covars, std::optional<Tensor> quats,
     std::optional<Tensor> scales, Tensor viewmats, Tensor Ks, int64_t width, int64_t height,
     double eps2d, int64_t camera_model, bool compensate, bool needs_cameras, Tensor radii,
-    Tensor g_means2d, Tensor g_depths, Tensor g_conics, Tensor g_compensations) {
+    std::optional<Tensor> g_means2d, std::optional<Tensor> g_depths,
+    std::optional<Tensor> g_conics, std::optional<Tensor> g_compensations) {
   const char* op = "splat_project_backward";
   const auto [B, N, C] = check_project(means, covars, quats, scales, std::nullopt, viewmats, Ks,
                                        width, height, camera_model, op);
   check_shape(radii, {B, C, N, 2}, op, "radii");
   check_dtype(radii, ScalarType::Int, op, "radii");
-  check_shape(g_means2d, {B, C, N, 2}, op, "g_means2d");
-  check_shape(g_depths, {B, C, N}, op, "g_depths");
-  check_shape(g_conics, {B, C, N, 3}, op, "g_conics");
-  if (compensate) check_shape(g_compensations, {B, C, N}, op, "g_compensations");
-  dense_all(means, viewmats, Ks, radii, g_means2d, g_depths, g_conics, g_compensations);
-  dense_all(covars, quats, scales);
+  if (g_means2d.has_value()) check_shape(*g_means2d, {B, C, N, 2}, op, "g_means2d");
+  if (g_depths.has_value()) check_shape(*g_depths, {B, C, N}, op, "g_depths");
+  if (g_conics.has_value()) check_shape(*g_conics, {B, C, N, 3}, op, "g_conics");
+  if (!compensate) g_compensations.reset();
+  if (g_compensations.has_value())
+    check_shape(*g_compensations, {B, C, N}, op, "g_compensations");
+  dense_all(means, viewmats, Ks, radii);
+  dense_all(covars, quats, scales, g_means2d, g_depths, g_conics, g_compensations);
   const bool from_covars = covars.has_value();
   Tensor g_means = new_empty(means, {B, N, 3});
   Tensor g_covars = new_empty(means, {from_covars ? B : 0, N, 6});
   Tensor g_quats = new_empty(means, {from_covars ? 0 : B, N, 4});
   Tensor g_scales = new_empty(means, {from_covars ? 0 : B, N, 3});
-  Tensor g_viewmats = new_zeros(means, {B, C, 4, 4}), g_Ks = new_zeros(means, {B, C, 3, 3});
+  const int64_t cameras = needs_cameras ? B : 0;
+  Tensor g_viewmats = new_zeros(means, {cameras, C, 4, 4});
+  Tensor g_Ks = new_zeros(means, {cameras, C, 3, 3});
   dispatch_float(means, [&, B = B, N = N, C = C](auto zero) {
     using T = decltype(zero);
     const ProjectArgs<T> args{
@@ -249,9 +257,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> splat_project_backwar
         optional_input<T>(scales), nullptr, input<T>(viewmats), input<T>(Ks), B, N, C,
         project_settings<T>(width, height, eps2d, 0, 0, 0, camera_model), compensate};
     const ProjectGradients<T> gradients{
-        input<int32_t>(radii), input<T>(g_means2d), input<T>(g_depths), input<T>(g_conics),
-        input<T>(g_compensations), output<T>(g_means), output<T>(g_covars), output<T>(g_quats),
-        output<T>(g_scales), output<T>(g_viewmats), output<T>(g_Ks)};
+        input<int32_t>(radii), optional_input<T>(g_means2d), optional_input<T>(g_depths),
+        optional_input<T>(g_conics), optional_input<T>(g_compensations), output<T>(g_means),
+        output<T>(g_covars), output<T>(g_quats), output<T>(g_scales), output<T>(g_viewmats),
+        output<T>(g_Ks)};
     Backend::backward(args, gradients, needs_cameras, means);
   });
   return {g_means, g_covars, g_quats, g_scales, g_viewmats, g_Ks};

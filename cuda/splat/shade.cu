@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// CUDA schedule of spherical-harmonic colours: a thread a Gaussian, over its cameras. The gradient
-// of camera centres, when asked for, takes a launch of its own, a block a camera and 256 Gaussians.
+// CUDA schedule of spherical-harmonic colours: a thread a Gaussian, over its cameras. Coefficients
+// are rows of up to 75 numbers: a warp moves its 32 rows through shared memory, so that global
+// memory is read and written in order, and rows that no camera shows are not read. The gradient of
+// camera centres, when asked for, takes a launch of its own, a block a camera and 256 Gaussians.
 #include <type_traits>
 
 #include "core/device_guard.h"
 #include "core/portable.h"
 #include "core/registration.h"
 #include "splat/block_sums.h"
+#include "splat/draw_parts.h"
 #include "splat/shade_entry.h"
 
 namespace fl::splat {
@@ -27,10 +30,64 @@ void dispatch_degree(int degree, const F& f) {
   f(std::integral_constant<int, 4>{});
 }
 
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+template <int kDegree>
+struct Rows {
+  static constexpr int kBases = (kDegree + 1) * (kDegree + 1);
+  static constexpr int kValues = 3 * kBases;
+  static constexpr int kPitch = kValues | 1;  // odd: the lanes' rows fall into different banks
+};
+
+template <typename T>
+FL_D bool is_shown_anywhere(const ShadeArgs<T>& a, int64_t i) {
+  const int64_t b = i / a.N, n = i % a.N;
+  for (int64_t c = 0; c < a.C; ++c)
+    if (is_shown(a, (b * a.C + c) * a.N + n)) return true;
+  return false;
+}
+
+// Global rows first .. first + 31 of a.K bases to shared rows of the degree's; `wanted` says which.
 template <typename T, int kDegree>
-FL_KERNEL shade_kernel(ShadeArgs<T> a, T* colors) {
+FL_D void load_rows(const ShadeArgs<T>& a, int64_t first, unsigned wanted, T* rows) {
+  using Layout = Rows<kDegree>;
+  FL_UNROLL
+  for (int k = threadIdx.x % 32; k < 32 * Layout::kValues; k += 32) {
+    const int row = k / Layout::kValues, column = k % Layout::kValues;
+    if (wanted >> row & 1)
+      rows[row * Layout::kPitch + column] = a.coefficients[3 * a.K * (first + row) + column];
+  }
+  __syncwarp();
+}
+
+// The other way; bases above the degree get zeros.
+template <typename T, int kDegree>
+FL_D void store_rows(const ShadeArgs<T>& a, const T* rows, int64_t first, int count, T* out) {
+  using Layout = Rows<kDegree>;
+  const int lane = threadIdx.x % 32;
+  __syncwarp();
+  FL_UNROLL
+  for (int k = lane; k < 32 * Layout::kValues; k += 32) {
+    const int row = k / Layout::kValues, column = k % Layout::kValues;
+    if (row < count)
+      out[3 * a.K * (first + row) + column] = rows[row * Layout::kPitch + column];
+  }
+  if (a.K == Layout::kBases) return;
+  for (int row = 0; row < count; ++row)
+    for (int64_t column = Layout::kValues + lane; column < 3 * a.K; column += 32)
+      out[3 * a.K * (first + row) + column] = T(0);
+}
+
+template <typename T, int kDegree>
+FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 4) shade_kernel(ShadeArgs<T> a, T* colors) {
+  using Layout = Rows<kDegree>;
+  FL_DYNAMIC_SHARED(T, staged);
   a.degree = kDegree;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int lane = threadIdx.x % 32;
+  T* rows = &staged[(threadIdx.x - lane) * Layout::kPitch];
+  const bool wanted = i < a.B * a.N && is_shown_anywhere(a, i);
+  load_rows<T, kDegree>(a, i - lane, __ballot_sync(kFullWarp, wanted), rows);
   if (i >= a.B * a.N) return;
   const int64_t b = i / a.N, n = i % a.N;
   const Vec3<T> mean{a.means[3 * i], a.means[3 * i + 1], a.means[3 * i + 2]};
@@ -39,21 +96,49 @@ FL_KERNEL shade_kernel(ShadeArgs<T> a, T* colors) {
     Vec3<T> rgb{T(0), T(0), T(0)};
     if (is_shown(a, o))
       rgb = Vec3<T>{T(0.5), T(0.5), T(0.5)} +
-            harmonic_color(a.degree, mean - camera_center(a.viewmats + 16 * view),
-                           a.coefficients + 3 * a.K * i);
+            harmonic_color(kDegree, mean - camera_center(a.viewmats + 16 * view),
+                           rows + lane * Layout::kPitch);
     colors[3 * o] = maximum(rgb.x, T(0));
     colors[3 * o + 1] = maximum(rgb.y, T(0));
     colors[3 * o + 2] = maximum(rgb.z, T(0));
   }
 }
 
+// With one camera a row of gradients takes the place of the row of coefficients; with more, it has
+// a place of its own behind them.
 template <typename T, int kDegree>
-FL_KERNEL shade_backward_kernel(ShadeArgs<T> a, ShadeGradients<T> g) {
+FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 4) shade_backward_kernel(ShadeArgs<T> a, ShadeGradients<T> g) {
+  using Layout = Rows<kDegree>;
+  FL_DYNAMIC_SHARED(T, staged);
   a.degree = kDegree;
+  const int64_t total = a.B * a.N;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= a.B * a.N) return;
-  shade_one_backward(a, g, i, [](int64_t, const Vec3<T>&) {});
+  const int lane = threadIdx.x % 32;
+  T* rows = &staged[(threadIdx.x - lane) * Layout::kPitch];
+  T* g_rows = a.C == 1 ? rows : rows + blockDim.x * Layout::kPitch;
+  const bool wanted = i < total && g.needs_positions && is_shown_anywhere(a, i);
+  load_rows<T, kDegree>(a, i - lane, __ballot_sync(kFullWarp, wanted), rows);
+  if (i < total)
+    shade_one_backward(a, g, i, rows + lane * Layout::kPitch, g_rows + lane * Layout::kPitch,
+                       Layout::kBases, [](int64_t, const Vec3<T>&) {});
+  const int64_t left = total - (i - lane);
+  store_rows<T, kDegree>(a, g_rows, i - lane, static_cast<int>(left < 32 ? left : 32),
+                         g.coefficients);
 }
+
+// A block's threads and shared memory, which stays below the 99 KB that every GPU since sm_80 has.
+template <typename T, int kDegree>
+struct Staging {
+  int threads;
+  std::size_t bytes;
+
+  explicit Staging(int64_t copies) : threads(kThreads) {
+    const std::size_t each = sizeof(T) * Rows<kDegree>::kPitch * copies;
+    if (threads * each > 99 * 1024) threads /= 2;
+    bytes = threads * each;
+  }
+  int64_t blocks(int64_t count) const { return (count + threads - 1) / threads; }
+};
 
 // The viewing offset is mean - centre. With one camera a scene its gradient is what g.means holds;
 // with more, each camera's share is computed again.
@@ -110,8 +195,10 @@ struct CudaShade {
   static void forward(const ShadeArgs<T>& args, T* colors, const Tensor& like) {
     const DeviceGuard guard(like.get_device_index());
     dispatch_degree(args.degree, [&](auto degree) {
-      FL_LAUNCH((shade_kernel<T, decltype(degree)::value>), blocks_for(args.B * args.N), kThreads,
-                0, current_stream(like.get_device_index()), args, colors);
+      constexpr int kDegree = decltype(degree)::value;
+      const Staging<T, kDegree> staging(1);
+      FL_LAUNCH((shade_kernel<T, kDegree>), staging.blocks(args.B * args.N), staging.threads,
+                staging.bytes, current_stream(like.get_device_index()), args, colors);
     });
   }
   template <typename T>
@@ -119,8 +206,10 @@ struct CudaShade {
     const DeviceGuard guard(like.get_device_index());
     const Stream stream = current_stream(like.get_device_index());
     dispatch_degree(args.degree, [&](auto degree) {
-      FL_LAUNCH((shade_backward_kernel<T, decltype(degree)::value>), blocks_for(args.B * args.N),
-                kThreads, 0, stream, args, g);
+      constexpr int kDegree = decltype(degree)::value;
+      const Staging<T, kDegree> staging(args.C == 1 ? 1 : 2);
+      FL_LAUNCH((shade_backward_kernel<T, kDegree>), staging.blocks(args.B * args.N),
+                staging.threads, staging.bytes, stream, args, g);
     });
     if (g.needs_cameras) center_backward(args, g, like, stream);
   }
@@ -156,6 +245,21 @@ struct CudaHarmonics {
 };
 
 }  // namespace
+
+Tensor shade_here(int64_t degree, const Tensor& means, const Tensor& viewmats,
+                  const Tensor& coefficients, const Tensor& radii) {
+  return splat_shade<CudaShade>(degree, means, viewmats, coefficients, radii);
+}
+
+std::tuple<Tensor, Tensor, Tensor> shade_backward_here(int64_t degree, const Tensor& means,
+                                                       const Tensor& viewmats,
+                                                       const Tensor& coefficients,
+                                                       const Tensor& radii, const Tensor& colors,
+                                                       const Tensor& g_colors,
+                                                       bool needs_positions, bool needs_cameras) {
+  return splat_shade_backward<CudaShade>(degree, means, viewmats, coefficients, radii, colors, g_colors,
+                                     needs_positions, needs_cameras);
+}
 
 FL_LIBRARY_IMPL_CUDA(m) {
   m.impl("splat_shade", TORCH_BOX(&splat_shade<CudaShade>));

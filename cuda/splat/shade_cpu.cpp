@@ -6,6 +6,7 @@
 
 #include "core/parallel.h"
 #include "core/registration.h"
+#include "splat/draw_parts.h"
 #include "splat/shade_entry.h"
 
 namespace fl::splat {
@@ -45,11 +46,12 @@ void shade_backward(const ShadeArgs<T>& a, const ShadeGradients<T>& g) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t last = std::min(total, (chunk + 1) * kChunk);
       for (int64_t i = chunk * kChunk; i < last; ++i)
-        shade_one_backward(a, g, i, [&](int64_t view, const Vec3<T>& g_offset) {
-          if (!g.needs_cameras) return;
-          Vec3<T>& sum = sums[chunk * views + view];
-          sum = sum - g_offset;
-        });
+        shade_one_backward(a, g, i, a.coefficients + 3 * a.K * i, g.coefficients + 3 * a.K * i,
+                           a.K, [&](int64_t view, const Vec3<T>& g_offset) {
+                             if (!g.needs_cameras) return;
+                             Vec3<T>& sum = sums[chunk * views + view];
+                             sum = sum - g_offset;
+                           });
     }
   });
   if (!g.needs_cameras) return;
@@ -89,6 +91,21 @@ struct CpuHarmonics {
 };
 
 }  // namespace
+
+Tensor shade_here(int64_t degree, const Tensor& means, const Tensor& viewmats,
+                  const Tensor& coefficients, const Tensor& radii) {
+  return splat_shade<CpuShade>(degree, means, viewmats, coefficients, radii);
+}
+
+std::tuple<Tensor, Tensor, Tensor> shade_backward_here(int64_t degree, const Tensor& means,
+                                                       const Tensor& viewmats,
+                                                       const Tensor& coefficients,
+                                                       const Tensor& radii, const Tensor& colors,
+                                                       const Tensor& g_colors,
+                                                       bool needs_positions, bool needs_cameras) {
+  return splat_shade_backward<CpuShade>(degree, means, viewmats, coefficients, radii, colors, g_colors,
+                                     needs_positions, needs_cameras);
+}
 
 FL_LIBRARY_IMPL_CPU(m) {
   m.impl("splat_shade", TORCH_BOX(&splat_shade<CpuShade>));

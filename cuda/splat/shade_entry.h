@@ -172,6 +172,10 @@ FL_HD Vec3<T> harmonic_color_vjp(int degree, int64_t K, const Vec3<T>& offset,
                                  bool needs_direction, T* g_coefficients) {
   const int count = (degree + 1) * (degree + 1);
   const T inverse = inverse_length(offset);
+  // First, because g_coefficients may lie where the coefficients do.
+  const Vec3<T> g_offset = needs_direction
+                               ? harmonic_direction_vjp(degree, offset, coefficients, g)
+                               : Vec3<T>{T(0), T(0), T(0)};
   T bases[kMaxShBases];
   sh_bases(degree, offset.x * inverse, offset.y * inverse, offset.z * inverse, bases);
   for (int k = 0; k < count; ++k) {
@@ -183,8 +187,7 @@ FL_HD Vec3<T> harmonic_color_vjp(int degree, int64_t K, const Vec3<T>& offset,
   }
   if (!add)
     for (int64_t k = 3 * count; k < 3 * K; ++k) g_coefficients[k] = T(0);
-  if (!needs_direction) return {T(0), T(0), T(0)};
-  return harmonic_direction_vjp(degree, offset, coefficients, g);
+  return g_offset;
 }
 
 // Where the colour was clamped at zero nothing flows back.
@@ -196,27 +199,28 @@ FL_HD Vec3<T> color_gradient(const ShadeGradients<T>& g, int64_t o) {
 }
 
 // One Gaussian's gradient over its cameras; camera(view, g) receives that of the viewing offset.
+// Its coefficients and their gradient are rows of K bases, one and the same row if there is only
+// one camera.
 template <typename T, typename Camera>
 FL_HD void shade_one_backward(const ShadeArgs<T>& a, const ShadeGradients<T>& g, int64_t i,
-                              const Camera& camera) {
+                              const T* coefficients, T* g_own, int64_t K, const Camera& camera) {
   const int64_t b = i / a.N, n = i % a.N;
   const Vec3<T> mean{a.means[3 * i], a.means[3 * i + 1], a.means[3 * i + 2]};
   Vec3<T> g_mean{T(0), T(0), T(0)};
-  T* g_own = g.coefficients + 3 * a.K * i;
   bool seen = false;
   for (int64_t c = 0; c < a.C; ++c) {
     const int64_t view = b * a.C + c, o = view * a.N + n;
     if (!is_shown(a, o)) continue;
     const Vec3<T> g_rgb = color_gradient(g, o);
     const Vec3<T> g_offset = harmonic_color_vjp(
-        a.degree, a.K, mean - camera_center(a.viewmats + 16 * view), a.coefficients + 3 * a.K * i,
-        g_rgb, seen, g.needs_positions, g_own);
+        a.degree, K, mean - camera_center(a.viewmats + 16 * view), coefficients, g_rgb, seen,
+        g.needs_positions, g_own);
     seen = true;
     g_mean = g_mean + g_offset;
     camera(view, g_offset);
   }
   if (!seen)
-    for (int64_t k = 0; k < 3 * a.K; ++k) g_own[k] = T(0);
+    for (int64_t k = 0; k < 3 * K; ++k) g_own[k] = T(0);
   if (!g.needs_positions) return;
   g.means[3 * i] = g_mean.x;
   g.means[3 * i + 1] = g_mean.y;
