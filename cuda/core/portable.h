@@ -146,7 +146,8 @@ template <typename... Parameters, typename... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), Extent grid, Extent block,
             std::size_t shared_bytes, Stream stream, Arguments&&... arguments) {
   if (grid.empty()) return;
-  constexpr std::size_t unasked_shared_bytes = 48 * 1024;
+  // Without asking a block gets 48 KB, of which arrays of a fixed size take their part.
+  constexpr std::size_t unasked_shared_bytes = 8 * 1024;
   cudaError_t status = cudaSuccess;
   if (shared_bytes > unasked_shared_bytes)
     status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

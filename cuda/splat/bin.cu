@@ -4,11 +4,12 @@
 // then the listed pairs by tile alone (16-bit keys where tiles fit), stably, so that depth order
 // survives. The host waits once, for the number of pairs; `between` queues work to fill that wait.
 //
-//   count   a thread a splat: its tiles and its depth key
-//   sort    splats by depth; scan of their counts in that order gives `starts`
+//   count   a thread a splat: its tiles and its depth key; a scan of the counts gives `starts`, and
+//           the number of pairs sets out for the host
+//   sort    splats by depth; a scan of their counts in that order gives each splat's place
 //   list    a warp takes 32 splats in depth order: a lane lists a small splat, the whole warp, row
 //           by row, each large one; short lists go through shared memory, to be stored in order
-//   sort    pairs by tile; then flatten_ids and where each tile's run begins
+//   sort    pairs by tile, each with its splat and slot; then where each tile's run begins
 #include "core/device_guard.h"
 #include "core/portable.h"
 #include "core/registration.h"
@@ -52,29 +53,31 @@ FL_KERNEL count_kernel(BinArgs<T> a, int32_t* tiles_per_splat, uint32_t* keys, i
   ids[i] = static_cast<int32_t>(i);
 }
 
-// counts[M] is zero, so that the scan ends with the number of pairs.
 FL_KERNEL gather_counts_kernel(const int32_t* order, const int32_t* tiles_per_splat, int64_t M,
                                int32_t* counts) {
   const int64_t rank = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (rank <= M) counts[rank] = rank < M ? tiles_per_splat[order[rank]] : 0;
+  if (rank < M) counts[rank] = tiles_per_splat[order[rank]];
+}
+
+// A splat and its pair's slot, as one value to sort.
+FL_HD uint64_t pack_pair(int32_t splat, int64_t slot) {
+  return static_cast<uint64_t>(slot) << 32 | static_cast<uint32_t>(splat);
 }
 
 template <typename Key>
 struct PairLists {
   Key* tiles;
-  int32_t *slots, *splats;
-};
+  uint64_t* pairs;
 
-template <typename Key>
-FL_D void store_pair(const PairLists<Key>& out, int64_t slot, int64_t tile, int32_t splat) {
-  out.tiles[slot] = static_cast<Key>(tile);
-  out.slots[slot] = static_cast<int32_t>(slot);
-  out.splats[slot] = splat;
-}
+  FL_D void store(int64_t place, int64_t tile, int32_t splat, int64_t slot) const {
+    tiles[place] = static_cast<Key>(tile);
+    pairs[place] = pack_pair(splat, slot);
+  }
+};
 
 // The warp lists one splat together: a lane a row, rows placed by a scan over the lanes.
 template <typename T, typename Key>
-FL_D void list_together(const BinArgs<T>& a, int32_t splat, int64_t slot,
+FL_D void list_together(const BinArgs<T>& a, int32_t splat, int64_t place, int64_t slot,
                         const PairLists<Key>& out) {
   const TileCover<T> cover = cover_tiles(a, splat);
   const int lane = threadIdx.x % 32;
@@ -88,8 +91,10 @@ FL_D void list_together(const BinArgs<T>& a, int32_t splat, int64_t slot,
       if (lane >= distance) before += other;
     }
     const int total = __shfl_sync(kFullWarp, before, 31);
-    for (int k = 0; k < own; ++k)
-      store_pair(out, slot + before - own + k, cover.tile(span.begin + k, ty, a.grid), splat);
+    for (int k = before - own; k < before; ++k)
+      out.store(place + k, cover.tile(span.begin + k - (before - own), ty, a.grid), splat,
+                slot + k);
+    place += total;
     slot += total;
   }
 }
@@ -106,58 +111,62 @@ FL_D void for_tiles(const BinArgs<T>& a, int32_t splat, const Pair& pair) {
 }
 
 template <typename T, typename Key>
-FL_KERNEL list_kernel(BinArgs<T> a, const int32_t* order, const int64_t* starts,
-                      PairLists<Key> out) {
+FL_KERNEL list_kernel(BinArgs<T> a, const int32_t* order, const int32_t* places,
+                      const int32_t* tiles_per_splat, const int64_t* starts, PairLists<Key> out) {
   FL_SHARED_2D(Key, staged_tiles, kThreads / 32, kStagedPairs);
-  FL_SHARED_2D(int32_t, staged_splats, kThreads / 32, kStagedPairs);
+  FL_SHARED_2D(uint64_t, staged_pairs, kThreads / 32, kStagedPairs);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t rank = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  int32_t splat = -1;
+  int32_t splat = -1, place = 0;
   int64_t slot = 0;
   int count = 0;
   if (rank < a.M) {
     splat = order[rank];
-    slot = starts[rank];
-    count = static_cast<int>(starts[rank + 1] - slot);
+    place = places[rank];
+    count = tiles_per_splat[splat];
+    if (count > 0) slot = starts[splat];
   }
   const bool large = count > kLargeSplatTiles;
-  // Ranks beyond the last have no pairs, so the warp's slots run from its first lane's on.
-  int64_t end = slot + count;
-  for (int distance = 16; distance > 0; distance /= 2) {
-    const int64_t other = __shfl_xor_sync(kFullWarp, static_cast<long long>(end), distance);
-    end = maximum(end, other);
-  }
-  const int64_t begin = __shfl_sync(kFullWarp, static_cast<long long>(slot), 0);
+  // Ranks beyond the last have no pairs, so the warp's places run from its first lane's on.
+  int32_t end = place + count;
+  for (int distance = 16; distance > 0; distance /= 2)
+    end = maximum(end, __shfl_xor_sync(kFullWarp, end, distance));
+  const int32_t begin = __shfl_sync(kFullWarp, place, 0);
   if (!__any_sync(kFullWarp, large) && end - begin <= kStagedPairs) {
-    if (count > 0) {
-      const int place = static_cast<int>(slot - begin);
+    if (count > 0)
       for_tiles(a, splat, [&](int k, int64_t tile) {
-        staged_tiles[warp][place + k] = static_cast<Key>(tile);
-        staged_splats[warp][place + k] = splat;
+        staged_tiles[warp][place - begin + k] = static_cast<Key>(tile);
+        staged_pairs[warp][place - begin + k] = pack_pair(splat, slot + k);
       });
-    }
     __syncwarp();
-    for (int64_t k = begin + lane; k < end; k += 32)
-      store_pair(out, k, staged_tiles[warp][k - begin], staged_splats[warp][k - begin]);
+    for (int k = lane; k < end - begin; k += 32) {
+      out.tiles[begin + k] = staged_tiles[warp][k];
+      out.pairs[begin + k] = staged_pairs[warp][k];
+    }
     return;
   }
   if (count > 0 && !large)
-    for_tiles(a, splat, [&](int k, int64_t tile) { store_pair(out, slot + k, tile, splat); });
+    for_tiles(a, splat,
+              [&](int k, int64_t tile) { out.store(place + k, tile, splat, slot + k); });
   for (unsigned left = __ballot_sync(kFullWarp, large); left != 0; left &= left - 1) {
     const int owner = __ffs(static_cast<int>(left)) - 1;
     const int32_t their_splat = __shfl_sync(kFullWarp, splat, owner);
+    const int32_t their_place = __shfl_sync(kFullWarp, place, owner);
     const int64_t their_slot = __shfl_sync(kFullWarp, static_cast<long long>(slot), owner);
-    list_together(a, their_splat, their_slot, out);
+    list_together(a, their_splat, their_place, their_slot, out);
   }
 }
 
 // offsets[t] = the first pair of tile t or of a later one. Thread P closes the last tiles.
 template <typename Key>
-FL_KERNEL finish_kernel(const Key* tiles, const int32_t* slots, const int32_t* splats, int64_t P,
-                        int64_t n_tiles, int32_t* flatten_ids, int32_t* offsets) {
+FL_KERNEL finish_kernel(const Key* tiles, const uint64_t* pairs, int64_t P, int64_t n_tiles,
+                        int32_t* flatten_ids, int32_t* slots, int32_t* offsets) {
   const int64_t k = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (k > P) return;
-  if (k < P) flatten_ids[k] = splats[slots[k]];
+  if (k < P) {
+    flatten_ids[k] = static_cast<int32_t>(pairs[k]);
+    slots[k] = static_cast<int32_t>(pairs[k] >> 32);
+  }
   const int64_t before = k > 0 ? static_cast<int64_t>(tiles[k - 1]) : -1;
   const int64_t last = n_tiles - 1;
   const int64_t here = k < P ? minimum(static_cast<int64_t>(tiles[k]), last) : last;
@@ -170,22 +179,28 @@ inline int bits_for(int64_t values) {
   return bits;
 }
 
+// The splats in depth order and the place of each one's first pair.
+struct DepthOrder {
+  Scratch order, places;
+};
+
 template <typename Key, typename T>
-void list_pairs(const BinArgs<T>& a, const Tensor& like, int64_t P, Stream stream,
-                BinOutputs& out) {
+void list_pairs(const BinArgs<T>& a, const DepthOrder& depth, const Tensor& like, int64_t P,
+                Stream stream, BinOutputs& out) {
   out.flatten_ids = new_empty(like, {P}, ScalarType::Int);
   out.slots = new_empty(like, {P}, ScalarType::Int);
   const Scratch tiles(sizeof(Key) * P), sorted_tiles(sizeof(Key) * P);
-  const Scratch slots(sizeof(int32_t) * P), splats(sizeof(int32_t) * P);
-  const PairLists<Key> lists{tiles.template data<Key>(), slots.template data<int32_t>(),
-                             splats.template data<int32_t>()};
+  const Scratch pairs(sizeof(uint64_t) * P), sorted_pairs(sizeof(uint64_t) * P);
+  const PairLists<Key> lists{tiles.template data<Key>(), pairs.template data<uint64_t>()};
   FL_LAUNCH((list_kernel<T, Key>), blocks_for(a.M), kThreads, 0, stream, a,
-            input<int32_t>(out.order), input<int64_t>(out.starts), lists);
-  sort_pairs(lists.tiles, sorted_tiles.template data<Key>(), lists.slots,
-             output<int32_t>(out.slots), P, 0, bits_for(a.tiles()), stream);
+            depth.order.template data<int32_t>(), depth.places.template data<int32_t>(),
+            input<int32_t>(out.tiles_per_splat), input<int64_t>(out.starts), lists);
+  sort_pairs(lists.tiles, sorted_tiles.template data<Key>(), lists.pairs,
+             sorted_pairs.template data<uint64_t>(), P, 0, bits_for(a.tiles()), stream);
   FL_LAUNCH((finish_kernel<Key>), blocks_for(P + 1), kThreads, 0, stream,
-            sorted_tiles.template data<Key>(), input<int32_t>(out.slots), lists.splats, P,
-            a.tiles(), output<int32_t>(out.flatten_ids), output<int32_t>(out.offsets));
+            sorted_tiles.template data<Key>(), sorted_pairs.template data<uint64_t>(), P,
+            a.tiles(), output<int32_t>(out.flatten_ids), output<int32_t>(out.slots),
+            output<int32_t>(out.offsets));
 }
 
 struct CudaBin {
@@ -195,24 +210,30 @@ struct CudaBin {
     const DeviceGuard guard(like.get_device_index());
     const Stream stream = current_stream(like.get_device_index());
     const Scratch keys(sizeof(uint32_t) * a.M), sorted_keys(sizeof(uint32_t) * a.M);
-    const Scratch ids(sizeof(int32_t) * a.M), counts(sizeof(int32_t) * (a.M + 1));
+    const Scratch ids(sizeof(int32_t) * a.M);
+    const DepthOrder depth{Scratch(sizeof(int32_t) * a.M), Scratch(sizeof(int32_t) * a.M)};
+    int32_t *counts = ids.data<int32_t>(), *order = depth.order.data<int32_t>();
+    const int32_t* tiles_per_splat = output<int32_t>(out.tiles_per_splat);
+    int64_t* starts = output<int64_t>(out.starts);
     FL_LAUNCH((count_kernel<T>), blocks_for(a.M), kThreads, 0, stream, a,
               output<int32_t>(out.tiles_per_splat), keys.data<uint32_t>(), ids.data<int32_t>());
-    sort_pairs(keys.data<uint32_t>(), sorted_keys.data<uint32_t>(), ids.data<int32_t>(),
-               output<int32_t>(out.order), a.M, 0, 32, stream);
-    FL_LAUNCH(gather_counts_kernel, blocks_for(a.M + 1), kThreads, 0, stream,
-              input<int32_t>(out.order), input<int32_t>(out.tiles_per_splat), a.M,
-              counts.data<int32_t>());
-    exclusive_scan(counts.data<int32_t>(), output<int64_t>(out.starts), a.M + 1, stream);
-    PendingRead pairs(input<int64_t>(out.starts) + a.M, sizeof(int64_t), stream);
+    zero_async(starts, sizeof(int64_t), stream);
+    inclusive_scan(tiles_per_splat, starts + 1, a.M, stream);
+    PendingRead pairs(starts + a.M, sizeof(int64_t), stream);
+    sort_pairs(keys.data<uint32_t>(), sorted_keys.data<uint32_t>(), ids.data<int32_t>(), order,
+               a.M, 0, 32, stream);
+    // In place of the unsorted ids, which nobody needs any more.
+    FL_LAUNCH(gather_counts_kernel, blocks_for(a.M), kThreads, 0, stream, order, tiles_per_splat,
+              a.M, counts);
+    exclusive_scan(counts, depth.places.data<int32_t>(), a.M, stream);
     between();
     int64_t P = 0;
     pairs.wait(&P);
     check_pair_count(P);
     if (a.tiles() <= 65536)
-      list_pairs<uint16_t>(a, like, P, stream, out);
+      list_pairs<uint16_t>(a, depth, like, P, stream, out);
     else
-      list_pairs<uint32_t>(a, like, P, stream, out);
+      list_pairs<uint32_t>(a, depth, like, P, stream, out);
   }
 };
 

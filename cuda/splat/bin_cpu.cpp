@@ -21,22 +21,19 @@ struct Pair {
   int32_t tile, splat;
 };
 
-// All splats: the visible ones nearest first, equal depths in their own order; then the others.
+// The visible splats, nearest first, equal depths in their own order.
 template <typename T>
-int64_t sort_by_depth(const BinArgs<T>& a, int32_t* order) {
+void sort_by_depth(const BinArgs<T>& a, std::vector<int32_t>& order) {
   std::vector<int32_t> visible;
-  int64_t hidden = a.M;
-  for (int64_t i = a.M - 1; i >= 0; --i)
-    if (!is_visible(a, i)) order[--hidden] = static_cast<int32_t>(i);
   for (int64_t i = 0; i < a.M; ++i)
     if (is_visible(a, i)) visible.push_back(static_cast<int32_t>(i));
   const int64_t count = static_cast<int64_t>(visible.size());
+  order.resize(count);
   std::vector<uint32_t> keys(count), sorted_keys(count);
   parallel_for(0, count, 1 << 14, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) keys[k] = depth_key_of(a.depths[visible[k]]);
   });
-  cpu::sort_pairs(keys.data(), sorted_keys.data(), visible.data(), order, count, 0, 32);
-  return count;
+  cpu::sort_pairs(keys.data(), sorted_keys.data(), visible.data(), order.data(), count, 0, 32);
 }
 
 template <typename T>
@@ -71,22 +68,19 @@ int64_t place_tiles(std::vector<std::vector<int32_t>>& counts, int64_t tiles, in
   return next;
 }
 
-// starts[r]: pairs listed before rank r. Ranks that are not visible list none.
-void scan_ranks(const int32_t* order, const int32_t* tiles_per_splat, int64_t M, int64_t* starts) {
-  int64_t next = 0;
-  for (int64_t rank = 0; rank < M; ++rank) {
-    starts[rank] = next;
-    next += tiles_per_splat[order[rank]];
-  }
-  starts[M] = next;
+void scan_splats(const int32_t* tiles_per_splat, int64_t M, int64_t* starts) {
+  starts[0] = 0;
+  for (int64_t i = 0; i < M; ++i) starts[i + 1] = starts[i] + tiles_per_splat[i];
 }
 
 template <typename T>
 void bin(const BinArgs<T>& a, const Tensor& like, BinOutputs& out) {
   int32_t *tiles_per_splat = output<int32_t>(out.tiles_per_splat),
-          *offsets = output<int32_t>(out.offsets), *order = output<int32_t>(out.order);
+          *offsets = output<int32_t>(out.offsets);
   int64_t* starts = output<int64_t>(out.starts);
-  const int64_t count = sort_by_depth(a, order), tiles = a.tiles();
+  std::vector<int32_t> order;
+  sort_by_depth(a, order);
+  const int64_t count = static_cast<int64_t>(order.size()), tiles = a.tiles();
   const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(thread_count(), count / 4096));
   std::vector<std::vector<Pair>> pairs(parts);
   std::vector<std::vector<int32_t>> counts(parts);
@@ -100,16 +94,17 @@ void bin(const BinArgs<T>& a, const Tensor& like, BinOutputs& out) {
     }
   });
   const int64_t total = place_tiles(counts, tiles, offsets);
-  scan_ranks(order, tiles_per_splat, a.M, starts);
+  scan_splats(tiles_per_splat, a.M, starts);
   out.flatten_ids = new_empty(like, {total}, ScalarType::Int);
   out.slots = new_empty(like, {total}, ScalarType::Int);
   int32_t *ids = output<int32_t>(out.flatten_ids), *slots = output<int32_t>(out.slots);
   parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
-      int32_t slot = static_cast<int32_t>(starts[count * part / parts]);
+      int32_t splat = -1, slot = 0;
       for (const Pair& pair : pairs[part]) {
+        if (pair.splat != splat) slot = static_cast<int32_t>(starts[splat = pair.splat]);
         const int32_t place = counts[part][pair.tile]++;
-        ids[place] = pair.splat;
+        ids[place] = splat;
         slots[place] = slot++;
       }
     }

@@ -25,16 +25,14 @@ struct BinArgs {
   FL_HD int64_t tiles() const { return n_images * grid.width * grid.height; }
 };
 
-using BinResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using BinResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// A pair's slot is its place when pairs lie splat by splat, splats in depth order: those of
-// order[r] are slots starts[r] to starts[r + 1]. Sums over a splat's pairs then have one order.
+// A pair's slot is its place when pairs lie splat by splat: those of splat i are slots starts[i] to
+// starts[i + 1]. Sums over a splat's pairs then have one order, and are read as they lie.
 struct BinOutputs {
-  Tensor tiles_per_splat, flatten_ids, offsets, slots, order, starts;
+  Tensor tiles_per_splat, flatten_ids, offsets, slots, starts;
 
-  BinResult result() const {
-    return {tiles_per_splat, flatten_ids, offsets, slots, order, starts};
-  }
+  BinResult result() const { return {tiles_per_splat, flatten_ids, offsets, slots, starts}; }
 };
 
 // flatten_ids and slots follow when the number of pairs is known.
@@ -44,7 +42,6 @@ inline BinOutputs bin_outputs(const Tensor& means2d, int64_t n_images, int64_t t
   BinOutputs out;
   out.tiles_per_splat = new_empty(means2d, {M}, ScalarType::Int);
   out.offsets = new_empty(means2d, {n_images, tile_height, tile_width}, ScalarType::Int);
-  out.order = new_empty(means2d, {M}, ScalarType::Int);
   out.starts = new_empty(means2d, {M + 1}, ScalarType::Long);
   return out;
 }

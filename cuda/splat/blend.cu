@@ -485,7 +485,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, (sizeof(T) == 4 && carries_color(kD) ? 3 : 
 }
 
 template <typename T, int kD, bool kAbs>
-FL_D void store_gradient(const BlendArgs<T>& a, const BlendInputGradients<T>& g, int D, int32_t i,
+FL_D void store_gradient(const BlendArgs<T>& a, const BlendInputGradients<T>& g, int D, int64_t i,
                          const T* sum) {
   const T A = a.conics[3 * i], B = a.conics[3 * i + 1], C = a.conics[3 * i + 2];
   const Moments<T> m{sum[0], sum[1], sum[2], sum[3], sum[4], sum[5]};
@@ -513,19 +513,14 @@ FL_D void store_gradient(const BlendArgs<T>& a, const BlendInputGradients<T>& g,
 template <typename T, int kD, bool kAbs>
 FL_KERNEL FL_LAUNCH_BOUNDS(kAddThreads, (carries_color(kD) ? 4 : 1))
     add_rows_kernel(BlendArgs<T> a, BlendInputGradients<T> g, int64_t M, int D,
-                    const int32_t* order, const int64_t* starts, const T* rows) {
+                    const int64_t* starts, const T* rows) {
   using Layout = Row<T, kD, kAbs>;
   constexpr int64_t kMany = 32, kStaged = staged_rows(Layout::kValues);
   FL_SHARED_2D(T, staged, kAddThreads / 32, kStaged * Layout::kValues);
-  const int64_t rank = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int lane = threadIdx.x % 32;
   T* stage = &staged[threadIdx.x / 32][0];
-  int64_t begin = starts[minimum(rank, M)], end = begin;
-  int32_t splat = 0;
-  if (rank < M) {
-    end = starts[rank + 1];
-    splat = order[rank];
-  }
+  const int64_t begin = starts[minimum(i, M)], end = starts[minimum(i + 1, M)];
   T sum[Layout::kValues] = {};
   const bool many = end - begin > kMany;
   const int64_t last = __shfl_sync(kFullWarp, static_cast<long long>(end), 31);
@@ -561,7 +556,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kAddThreads, (carries_color(kD) ? 4 : 1))
       if (lane == owner) sum[k] = part[k];
     }
   }
-  if (rank < M) store_gradient<T, kD, kAbs>(a, g, D, splat, sum);
+  if (i < M) store_gradient<T, kD, kAbs>(a, g, D, i, sum);
 }
 
 FL_KERNEL count_up_kernel(int32_t* values, int64_t n) {
@@ -584,15 +579,13 @@ inline int64_t blocks_for(int64_t count, int threads) { return (count + threads 
 
 // Slots for lists that did not come from splat_bin.
 struct Grouping {
-  Tensor slots, order, starts;
+  Tensor slots, starts;
 };
 
 Grouping group_pairs(const int32_t* ids, int64_t M, int64_t P, const Tensor& like, Stream stream) {
-  Grouping out{new_empty(like, {P}, ScalarType::Int), new_empty(like, {M}, ScalarType::Int),
-               new_empty(like, {M + 1}, ScalarType::Long)};
+  Grouping out{new_empty(like, {P}, ScalarType::Int), new_empty(like, {M + 1}, ScalarType::Long)};
   const Scratch sorted(sizeof(uint32_t) * P), numbers(sizeof(int32_t) * P);
   const Scratch places(sizeof(int32_t) * P);
-  FL_LAUNCH(count_up_kernel, blocks_for(M, 256), 256, 0, stream, output<int32_t>(out.order), M);
   FL_LAUNCH(count_up_kernel, blocks_for(P, 256), 256, 0, stream, numbers.data<int32_t>(), P);
   sort_pairs(reinterpret_cast<const uint32_t*>(ids), sorted.data<uint32_t>(),
              numbers.data<int32_t>(), places.data<int32_t>(), P, 0, 32, stream);
@@ -625,7 +618,7 @@ void run_backward(const BlendArgs<T>& a, const TileLayout& l, const BlendOutputs
             sizeof(T) * warps * Memory::kWarp, stream, a, l, out, lists.slots,
             rows.template data<T>());
   FL_LAUNCH((add_rows_kernel<T, kD, kAbs>), blocks_for(l.s.M, kAddThreads), kAddThreads, 0, stream, a, g, l.s.M,
-            static_cast<int>(l.s.D), lists.order, lists.starts, rows.template data<T>());
+            static_cast<int>(l.s.D), lists.starts, rows.template data<T>());
 }
 
 template <typename T>
@@ -681,7 +674,7 @@ struct CudaBlend {
     Grouping own;
     if (lists.slots == nullptr) {
       own = group_pairs(a.ids, l.s.M, l.s.P, like, stream);
-      lists = {input<int32_t>(own.slots), input<int32_t>(own.order), input<int64_t>(own.starts)};
+      lists = {input<int32_t>(own.slots), input<int64_t>(own.starts)};
     }
     dispatch_channels(l.s.D, [&](auto channels) {
       constexpr int kD = decltype(channels)::value;

@@ -126,12 +126,9 @@ void forward_scalar(const BlendArgs<T>& a, const TileLayout& layout, T* render, 
 // Where each pair's gradient goes: rows of one splat lie together, in tile order.
 struct PairSlots {
   const int32_t* slot;    // [P]
-  const int32_t* order;   // [M], null: the identity
   const int64_t* starts;  // [M + 1]
   std::vector<int32_t> own_slot;
   std::vector<int64_t> own_starts;
-
-  int64_t splat(int64_t rank) const { return order != nullptr ? order[rank] : rank; }
 };
 
 // For lists that did not come from splat_bin.
@@ -143,7 +140,6 @@ void group_pairs(const int32_t* ids, int64_t M, int64_t P, PairSlots& slots) {
   std::vector<int64_t> next(slots.own_starts.begin(), slots.own_starts.end() - 1);
   for (int64_t k = 0; k < P; ++k) slots.own_slot[k] = static_cast<int32_t>(next[ids[k]]++);
   slots.slot = slots.own_slot.data();
-  slots.order = nullptr;
   slots.starts = slots.own_starts.data();
 }
 
@@ -152,7 +148,7 @@ void check_slot_values(const PairSlots& slots, int64_t M, int64_t P, const char*
   parallel_for(0, M, 1 << 13, [&](int64_t begin, int64_t end) {
     bool own = true;
     for (int64_t r = begin; r < end; ++r)
-      own &= slots.starts[r] <= slots.starts[r + 1] && slots.splat(r) >= 0 && slots.splat(r) < M;
+      own &= slots.starts[r] <= slots.starts[r + 1];
     if (!own) good = false;
   });
   parallel_for(0, P, 1 << 14, [&](int64_t begin, int64_t end) {
@@ -160,7 +156,7 @@ void check_slot_values(const PairSlots& slots, int64_t M, int64_t P, const char*
     for (int64_t k = begin; k < end; ++k) own &= slots.slot[k] >= 0 && slots.slot[k] < P;
     if (!own) good = false;
   });
-  STD_TORCH_CHECK(good.load(), op, ": slots, order, starts: expected those of splat_bin");
+  STD_TORCH_CHECK(good.load(), op, ": slots, starts: expected those of splat_bin");
 }
 
 template <typename T>
@@ -180,7 +176,7 @@ void store_sums(const T* sums, int64_t M, int64_t D, const BlendInputGradients<T
   });
 }
 
-// Every splat has a rank, so every gradient is written: zero where no tile lists the splat.
+// Every gradient is written: zero where no tile lists the splat.
 // kD channels, or `channels` where kD is 0.
 template <int kD>
 void store_pair_sums(const PairSlots& slots, const float* pairs, int64_t M, int64_t channels,
@@ -188,11 +184,11 @@ void store_pair_sums(const PairSlots& slots, const float* pairs, int64_t M, int6
   const int64_t D = kD > 0 ? kD : channels, width = kPairGeometry + D;
   parallel_for(0, M, 1 << 10, [&](int64_t begin, int64_t end) {
     float sum[kPairGeometry + (kD > 0 ? kD : kMaxChannels)];
-    for (int64_t rank = begin; rank < end; ++rank) {
+    for (int64_t i = begin; i < end; ++i) {
       std::fill_n(sum, width, 0.0f);
-      for (int64_t row = slots.starts[rank]; row < slots.starts[rank + 1]; ++row)
+      for (int64_t row = slots.starts[i]; row < slots.starts[i + 1]; ++row)
         for (int64_t k = 0; k < width; ++k) sum[k] += pairs[row * width + k];
-      store_gradient(sum, slots.splat(rank), D, g);
+      store_gradient(sum, i, D, g);
     }
   });
 }
@@ -309,7 +305,7 @@ struct CpuBlend {
                        const Tensor& like) {
     check_lists(layout, a.ids, "splat_blend_backward");
     if (use_simd(T{}, layout.s)) {
-      PairSlots slots{lists.slots, lists.order, lists.starts, {}, {}};
+      PairSlots slots{lists.slots, lists.starts, {}, {}};
       backward_simd(a, layout, out, slots, like, g);
     } else {
       const Tensor sums = new_zeros(like, {layout.s.M, kPairGeometry + layout.s.D});

@@ -70,15 +70,13 @@ inline BlendSizes check_blend(const Tensor& means2d, const Tensor& conics, const
 }
 
 // Rows for the gradients of pairs, grouped by splat (bin_entry.h says how), if the caller has them.
-inline void check_slots(const std::optional<Tensor>& slots, const std::optional<Tensor>& order,
-                        const std::optional<Tensor>& starts, const BlendSizes& s, const char* op) {
-  STD_TORCH_CHECK(slots.has_value() == order.has_value() && slots.has_value() == starts.has_value(),
-                  op, ": expected slots, order and starts together, or none of them");
+inline void check_slots(const std::optional<Tensor>& slots, const std::optional<Tensor>& starts,
+                        const BlendSizes& s, const char* op) {
+  STD_TORCH_CHECK(slots.has_value() == starts.has_value(), op,
+                  ": expected slots and starts together, or neither");
   if (!slots.has_value()) return;
   check_shape(*slots, {s.P}, op, "slots");
   check_dtype(*slots, ScalarType::Int, op, "slots");
-  check_shape(*order, {s.M}, op, "order");
-  check_dtype(*order, ScalarType::Int, op, "order");
   check_shape(*starts, {s.M + 1}, op, "starts");
   check_dtype(*starts, ScalarType::Long, op, "starts");
 }
@@ -125,7 +123,7 @@ struct BlendInputGradients {
 
 // Null where the caller has only offsets and flatten_ids.
 struct BlendLists {
-  const int32_t *slots, *order;
+  const int32_t* slots;
   const int64_t* starts;
 };
 
@@ -197,7 +195,7 @@ struct BlendInputs {
   std::optional<Tensor> backgrounds, masks;
   int64_t width, height, tile_size;
   Tensor offsets, flatten_ids;
-  std::optional<Tensor> slots, order, starts;
+  std::optional<Tensor> slots, starts;
   double alpha_cap;
 
   BlendSizes check(const char* op) const {
@@ -206,7 +204,7 @@ struct BlendInputs {
   }
   void make_dense() {
     dense_all(means2d, conics, colors, opacities, offsets, flatten_ids);
-    dense_all(backgrounds, masks, slots, order, starts);
+    dense_all(backgrounds, masks, slots, starts);
   }
   template <typename T>
   BlendArgs<T> args() const {
@@ -243,13 +241,12 @@ BlendedGradients blend_backward(BlendInputs in, const BlendResult& result, Tenso
   check_shape(alphas, {s.I, in.height, in.width, 1}, op, "alphas");
   check_shape(g_render, {s.I, in.height, in.width, s.D}, op, "g_render");
   check_shape(g_alphas, {s.I, in.height, in.width, 1}, op, "g_alphas");
-  check_slots(in.slots, in.order, in.starts, s, op);
+  check_slots(in.slots, in.starts, s, op);
   check_shape(state, {-1}, op, "state");
   check_dtype(state, ScalarType::Int, op, "state");
   in.make_dense();
   dense_all(render, alphas, g_render, g_alphas);
-  const BlendLists lists{optional_input<int32_t>(in.slots), optional_input<int32_t>(in.order),
-                         optional_input<int64_t>(in.starts)};
+  const BlendLists lists{optional_input<int32_t>(in.slots), optional_input<int64_t>(in.starts)};
   const Tensor& like = in.means2d;
   Tensor g_means2d = new_empty(like, {s.M, 2}), g_conics = new_empty(like, {s.M, 3});
   Tensor g_means2d_abs = new_empty(like, {absgrad ? s.M : 0, 2});
@@ -273,11 +270,11 @@ BlendResult splat_blend(Tensor means2d, Tensor conics, Tensor colors, Tensor opa
                         std::optional<Tensor>, std::optional<Tensor> backgrounds,
                         std::optional<Tensor> masks, int64_t width, int64_t height,
                         int64_t tile_size, Tensor offsets, Tensor flatten_ids,
-                        std::optional<Tensor>, std::optional<Tensor>, std::optional<Tensor>,
-                        double alpha_cap, bool keep_state) {
+                        std::optional<Tensor>, std::optional<Tensor>, double alpha_cap,
+                        bool keep_state) {
   return blend_forward<Backend>(
       {means2d, conics, colors, opacities, backgrounds, masks, width, height, tile_size, offsets,
-       flatten_ids, std::nullopt, std::nullopt, std::nullopt, alpha_cap},
+       flatten_ids, std::nullopt, std::nullopt, alpha_cap},
       keep_state, "splat_blend");
 }
 
@@ -286,11 +283,11 @@ BlendedGradients splat_blend_backward(
     Tensor means2d, Tensor conics, Tensor colors, Tensor opacities,
     std::optional<Tensor> backgrounds, std::optional<Tensor> masks, int64_t width, int64_t height,
     int64_t tile_size, Tensor offsets, Tensor flatten_ids, std::optional<Tensor> slots,
-    std::optional<Tensor> order, std::optional<Tensor> starts, double alpha_cap, Tensor render,
+    std::optional<Tensor> starts, double alpha_cap, Tensor render,
     Tensor alphas, Tensor state, Tensor g_render, Tensor g_alphas, bool absgrad) {
   return blend_backward<Backend>(
       {means2d, conics, colors, opacities, backgrounds, masks, width, height, tile_size, offsets,
-       flatten_ids, slots, order, starts, alpha_cap},
+       flatten_ids, slots, starts, alpha_cap},
       {render, alphas, state}, g_render, g_alphas, absgrad, "splat_blend_backward");
 }
 

@@ -12,8 +12,8 @@
 
 namespace fl::splat {
 
-using DrawResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
-                              Tensor, Tensor>;
+using DrawResult =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using DrawGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 inline Tensor view_as(const Tensor& tensor, std::initializer_list<int64_t> sizes) {
@@ -93,7 +93,7 @@ inline DrawResult splat_draw(int64_t degree, std::optional<Tensor> means,
   const auto shade = [&] {
     if (degree >= 0) shades = shade_here(degree, *means, *viewmats, colors, radii);
   };
-  const auto [tiles_per_splat, flatten_ids, offsets, slots, order, starts] =
+  const auto [tiles_per_splat, flatten_ids, offsets, slots, starts] =
       bin_here(flat_means2d, view_as(radii, {s.M, 2}), view_as(depths, {s.M}), flat_conics,
                flat_opacities, grid, shade);
   BlendInputs in = draw_inputs(s, flat_means2d, flat_conics, degree >= 0 ? shades : colors,
@@ -102,7 +102,7 @@ inline DrawResult splat_draw(int64_t degree, std::optional<Tensor> means,
   in.offsets = offsets;
   in.flatten_ids = flatten_ids;
   const auto [render, alphas, state] = blend_here(in, keep_state);
-  return {render, alphas, state, shades, tiles_per_splat, flatten_ids, offsets, slots, order,
+  return {render, alphas, state, shades, tiles_per_splat, flatten_ids, offsets, slots,
           starts};
 }
 
@@ -111,7 +111,7 @@ inline DrawGradients splat_draw_backward(
     Tensor radii, Tensor means2d, Tensor conics, Tensor opacities,
     std::optional<Tensor> backgrounds, std::optional<Tensor> masks, int64_t width, int64_t height,
     int64_t tile_size, double alpha_cap, Tensor render, Tensor alphas, Tensor state, Tensor shades,
-    Tensor flatten_ids, Tensor offsets, Tensor slots, Tensor order, Tensor starts, Tensor g_render,
+    Tensor flatten_ids, Tensor offsets, Tensor slots, Tensor starts, Tensor g_render,
     Tensor g_alphas, bool absgrad, bool needs_positions, bool needs_cameras) {
   const char* op = "splat_draw_backward";
   const DrawSizes s = check_draw(degree, means, viewmats, colors, radii, means2d, op);
@@ -122,7 +122,6 @@ inline DrawGradients splat_draw_backward(
   in.offsets = offsets;
   in.flatten_ids = flatten_ids;
   in.slots = slots;
-  in.order = order;
   in.starts = starts;
   const auto [g_means2d, g_abs, g_conics, g_blended, g_opacities] =
       blend_backward_here(in, {render, alphas, state}, g_render, g_alphas, absgrad);

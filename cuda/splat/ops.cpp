@@ -36,18 +36,17 @@ FL_LIBRARY_FRAGMENT(m) {
   m.def(
       "splat_bin(Tensor means2d, Tensor radii, Tensor depths, Tensor? conics, Tensor? opacities, "
       "Tensor? image_ids, int n_images, int tile_size, int tile_width, int tile_height) -> "
-      "(Tensor tiles_per_splat, Tensor flatten_ids, Tensor offsets, Tensor slots, Tensor order, "
-      "Tensor starts)");
+      "(Tensor tiles_per_splat, Tensor flatten_ids, Tensor offsets, Tensor slots, Tensor starts)");
   m.def(
       "splat_blend(Tensor means2d, Tensor conics, Tensor colors, Tensor opacities, "
       "Tensor? means2d_abs, Tensor? backgrounds, Tensor? masks, int width, int height, "
-      "int tile_size, Tensor offsets, Tensor flatten_ids, Tensor? slots, Tensor? order, "
-      "Tensor? starts, float alpha_cap, bool keep_state) -> "
+      "int tile_size, Tensor offsets, Tensor flatten_ids, Tensor? slots, Tensor? starts, "
+      "float alpha_cap, bool keep_state) -> "
       "(Tensor render, Tensor alphas, Tensor state)");
   m.def(
       "splat_blend_backward(Tensor means2d, Tensor conics, Tensor colors, Tensor opacities, "
       "Tensor? backgrounds, Tensor? masks, int width, int height, int tile_size, Tensor offsets, "
-      "Tensor flatten_ids, Tensor? slots, Tensor? order, Tensor? starts, float alpha_cap, "
+      "Tensor flatten_ids, Tensor? slots, Tensor? starts, float alpha_cap, "
       "Tensor render, Tensor alphas, Tensor state, "
       "Tensor g_render, Tensor g_alphas, bool absgrad) -> "
       "(Tensor g_means2d, Tensor g_means2d_abs, Tensor g_conics, Tensor g_colors, "
@@ -58,13 +57,13 @@ FL_LIBRARY_FRAGMENT(m) {
       "Tensor? backgrounds, Tensor? masks, int width, int height, int tile_size, "
       "float alpha_cap, bool keep_state) -> (Tensor render, Tensor alphas, Tensor state, "
       "Tensor shades, Tensor tiles_per_splat, Tensor flatten_ids, Tensor offsets, Tensor slots, "
-      "Tensor order, Tensor starts)");
+      "Tensor starts)");
   m.def(
       "splat_draw_backward(int degree, Tensor? means, Tensor? viewmats, Tensor colors, "
       "Tensor radii, Tensor means2d, Tensor conics, Tensor opacities, Tensor? backgrounds, "
       "Tensor? masks, int width, int height, int tile_size, float alpha_cap, Tensor render, "
       "Tensor alphas, Tensor state, Tensor shades, Tensor flatten_ids, Tensor offsets, "
-      "Tensor slots, Tensor order, Tensor starts, Tensor g_render, Tensor g_alphas, bool absgrad, "
+      "Tensor slots, Tensor starts, Tensor g_render, Tensor g_alphas, bool absgrad, "
       "bool needs_positions, bool needs_cameras) -> (Tensor g_means, Tensor g_viewmats, "
       "Tensor g_colors, Tensor g_means2d, Tensor g_means2d_abs, Tensor g_conics, "
       "Tensor g_opacities)");

@@ -35,9 +35,8 @@ class Bins(NamedTuple):
     tiles_per_splat: Tensor  # int32 [M]
     flatten_ids: Tensor  # int32 [P], indices into the M splats
     offsets: Tensor  # int32 [I, tile_height, tile_width]: where a tile's run begins
-    slots: Tensor  # int32 [P]: a pair's place when pairs lie splat by splat, in depth order
-    order: Tensor  # int32 [M]: the splats in depth order, then those that no tile sees
-    starts: Tensor  # int64 [M + 1]: slots of order[r] are starts[r] to starts[r + 1]
+    slots: Tensor  # int32 [P]: a pair's place when pairs lie splat by splat
+    starts: Tensor  # int64 [M + 1]: the slots of splat i are starts[i] to starts[i + 1]
 
 
 def _like(tensor: Tensor) -> Tensor:
@@ -377,7 +376,6 @@ def _bin_fake(means2d: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         means2d.new_empty(pairs, dtype=torch.int32),
         means2d.new_empty(n_images, tile_height, tile_width, dtype=torch.int32),
         means2d.new_empty(pairs, dtype=torch.int32),
-        means2d.new_empty(means2d.shape[0], dtype=torch.int32),
         means2d.new_empty(means2d.shape[0] + 1, dtype=torch.int64),
     )
 
@@ -432,9 +430,9 @@ def blend(
         torch.Size([1, 16, 16, 3])
     """
     if isinstance(bins, Bins):
-        lists = (bins.offsets, bins.flatten_ids, bins.slots, bins.order, bins.starts)
+        lists = (bins.offsets, bins.flatten_ids, bins.slots, bins.starts)
     else:
-        lists = (*bins, None, None, None)
+        lists = (*bins, None, None)
     differentiable = (means2d, conics, colors, opacities, means2d_abs, backgrounds)
     keep_state = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in differentiable
@@ -497,7 +495,7 @@ def _blend_backward(
     ctx: Any, g_render: Tensor, g_alphas: Tensor, _: Tensor
 ) -> tuple[Tensor | None, ...]:
     means2d, conics, colors, opacities, backgrounds, masks = ctx.saved_tensors[:6]
-    lists, (render, alphas, state) = ctx.saved_tensors[6:11], ctx.saved_tensors[11:]
+    lists, (render, alphas, state) = ctx.saved_tensors[6:10], ctx.saved_tensors[10:]
     width, height, tile_size, alpha_cap = ctx.settings
     absgrad = ctx.needs_input_grad[4]
     g_means2d, g_abs, g_conics, g_colors, g_opacities = ctx_ops(ctx).splat_blend_backward(
@@ -529,7 +527,7 @@ def _blend_backward(
         g_opacities,
         g_abs if absgrad else None,
         g_backgrounds,
-        *[None] * 11,
+        *[None] * 10,
     )
 
 
@@ -610,10 +608,7 @@ def draw(
         alpha_cap,
         keep_state,
     )
-    tiles_per_splat, flatten_ids, offsets, slots, order, starts = lists
-    return Drawing(
-        images, alphas, Bins(tiles_per_splat, flatten_ids, offsets, slots, order, starts)
-    )
+    return Drawing(images, alphas, Bins(*lists))
 
 
 def _draw_fake(
@@ -639,7 +634,6 @@ def _draw_fake(
         means2d.new_empty(pairs, **integers),
         means2d.new_empty(images, -(-height // tile_size), -(-width // tile_size), **integers),
         means2d.new_empty(pairs, **integers),
-        means2d.new_empty(M, **integers),
         means2d.new_empty(M + 1, dtype=torch.int64),
     )
 

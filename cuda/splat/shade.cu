@@ -52,7 +52,8 @@ template <typename T, int kDegree>
 FL_D void load_rows(const ShadeArgs<T>& a, int64_t first, unsigned wanted, T* rows) {
   using Layout = Rows<kDegree>;
   FL_UNROLL
-  for (int k = threadIdx.x % 32; k < 32 * Layout::kValues; k += 32) {
+  for (int j = 0; j < Layout::kValues; ++j) {
+    const int k = 32 * j + threadIdx.x % 32;
     const int row = k / Layout::kValues, column = k % Layout::kValues;
     if (wanted >> row & 1)
       rows[row * Layout::kPitch + column] = a.coefficients[3 * a.K * (first + row) + column];
@@ -67,7 +68,8 @@ FL_D void store_rows(const ShadeArgs<T>& a, const T* rows, int64_t first, int co
   const int lane = threadIdx.x % 32;
   __syncwarp();
   FL_UNROLL
-  for (int k = lane; k < 32 * Layout::kValues; k += 32) {
+  for (int j = 0; j < Layout::kValues; ++j) {
+    const int k = 32 * j + lane;
     const int row = k / Layout::kValues, column = k % Layout::kValues;
     if (row < count)
       out[3 * a.K * (first + row) + column] = rows[row * Layout::kPitch + column];
