@@ -9,7 +9,8 @@
 //   sort    splats by depth; a scan of their counts in that order gives each splat's place
 //   list    a warp takes 32 splats in depth order: a lane lists a small splat, the whole warp, row
 //           by row, each large one; short lists go through shared memory, to be stored in order
-//   sort    pairs by tile, each with its splat and slot; then where each tile's run begins
+//   sort    pairs by tile, each with its splat and, where gradients will be asked for, its slot;
+//           then where each tile's run begins
 #include "core/device_guard.h"
 #include "core/portable.h"
 #include "core/registration.h"
@@ -34,8 +35,10 @@ FL_D bool is_listed(const BinArgs<T>& a, int64_t i) {
 }
 
 template <typename T>
-FL_KERNEL count_kernel(BinArgs<T> a, int32_t* tiles_per_splat, uint32_t* keys, int32_t* ids) {
+FL_KERNEL count_kernel(BinArgs<T> a, int32_t* tiles_per_splat, uint32_t* keys, int32_t* ids,
+                       int64_t* starts) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i == 0) starts[0] = 0;
   if (i >= a.M) return;
   int32_t total = 0;
   // Splats that are not listed sort last.
@@ -59,26 +62,28 @@ FL_KERNEL gather_counts_kernel(const int32_t* order, const int32_t* tiles_per_sp
   if (rank < M) counts[rank] = tiles_per_splat[order[rank]];
 }
 
-// A splat and its pair's slot, as one value to sort.
-FL_HD uint64_t pack_pair(int32_t splat, int64_t slot) {
-  return static_cast<uint64_t>(slot) << 32 | static_cast<uint32_t>(splat);
+// What is sorted by tile: a splat, and with it, in 64 bits, its pair's slot.
+template <typename Pair>
+FL_HD Pair pack_pair(int32_t splat, int64_t slot) {
+  if constexpr (sizeof(Pair) == 4) return static_cast<Pair>(splat);
+  return static_cast<Pair>(static_cast<uint64_t>(slot) << 32 | static_cast<uint32_t>(splat));
 }
 
-template <typename Key>
+template <typename Key, typename Pair>
 struct PairLists {
   Key* tiles;
-  uint64_t* pairs;
+  Pair* pairs;
 
   FL_D void store(int64_t place, int64_t tile, int32_t splat, int64_t slot) const {
     tiles[place] = static_cast<Key>(tile);
-    pairs[place] = pack_pair(splat, slot);
+    pairs[place] = pack_pair<Pair>(splat, slot);
   }
 };
 
 // The warp lists one splat together: a lane a row, rows placed by a scan over the lanes.
-template <typename T, typename Key>
+template <typename T, typename Lists>
 FL_D void list_together(const BinArgs<T>& a, int32_t splat, int64_t place, int64_t slot,
-                        const PairLists<Key>& out) {
+                        const Lists& out) {
   const TileCover<T> cover = cover_tiles(a, splat);
   const int lane = threadIdx.x % 32;
   for (int first = cover.range.y_begin; first < cover.range.y_end; first += 32) {
@@ -99,22 +104,23 @@ FL_D void list_together(const BinArgs<T>& a, int32_t splat, int64_t place, int64
   }
 }
 
-// Calls pair(k, tile) for the k-th tile of a splat.
-template <typename T, typename Pair>
-FL_D void for_tiles(const BinArgs<T>& a, int32_t splat, const Pair& pair) {
+// Calls visit(k, tile) for the k-th tile of a splat.
+template <typename T, typename Visit>
+FL_D void for_tiles(const BinArgs<T>& a, int32_t splat, const Visit& visit) {
   const TileCover<T> cover = cover_tiles(a, splat);
   int k = 0;
   for (int ty = cover.range.y_begin; ty < cover.range.y_end; ++ty) {
     const Span span = cover.row(ty, a.grid);
-    for (int tx = span.begin; tx < span.end; ++tx) pair(k++, cover.tile(tx, ty, a.grid));
+    for (int tx = span.begin; tx < span.end; ++tx) visit(k++, cover.tile(tx, ty, a.grid));
   }
 }
 
-template <typename T, typename Key>
+template <typename T, typename Key, typename Pair>
 FL_KERNEL list_kernel(BinArgs<T> a, const int32_t* order, const int32_t* places,
-                      const int32_t* tiles_per_splat, const int64_t* starts, PairLists<Key> out) {
+                      const int32_t* tiles_per_splat, const int64_t* starts,
+                      PairLists<Key, Pair> out) {
   FL_SHARED_2D(Key, staged_tiles, kThreads / 32, kStagedPairs);
-  FL_SHARED_2D(uint64_t, staged_pairs, kThreads / 32, kStagedPairs);
+  FL_SHARED_2D(Pair, staged_pairs, kThreads / 32, kStagedPairs);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t rank = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   int32_t splat = -1, place = 0;
@@ -124,7 +130,7 @@ FL_KERNEL list_kernel(BinArgs<T> a, const int32_t* order, const int32_t* places,
     splat = order[rank];
     place = places[rank];
     count = tiles_per_splat[splat];
-    if (count > 0) slot = starts[splat];
+    if (count > 0 && sizeof(Pair) > 4) slot = starts[splat];
   }
   const bool large = count > kLargeSplatTiles;
   // Ranks beyond the last have no pairs, so the warp's places run from its first lane's on.
@@ -136,7 +142,7 @@ FL_KERNEL list_kernel(BinArgs<T> a, const int32_t* order, const int32_t* places,
     if (count > 0)
       for_tiles(a, splat, [&](int k, int64_t tile) {
         staged_tiles[warp][place - begin + k] = static_cast<Key>(tile);
-        staged_pairs[warp][place - begin + k] = pack_pair(splat, slot + k);
+        staged_pairs[warp][place - begin + k] = pack_pair<Pair>(splat, slot + k);
       });
     __syncwarp();
     for (int k = lane; k < end - begin; k += 32) {
@@ -158,12 +164,13 @@ FL_KERNEL list_kernel(BinArgs<T> a, const int32_t* order, const int32_t* places,
 }
 
 // offsets[t] = the first pair of tile t or of a later one. Thread P closes the last tiles.
+// `pairs` is null where the sort has written flatten_ids itself.
 template <typename Key>
 FL_KERNEL finish_kernel(const Key* tiles, const uint64_t* pairs, int64_t P, int64_t n_tiles,
                         int32_t* flatten_ids, int32_t* slots, int32_t* offsets) {
   const int64_t k = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (k > P) return;
-  if (k < P) {
+  if (k < P && pairs != nullptr) {
     flatten_ids[k] = static_cast<int32_t>(pairs[k]);
     slots[k] = static_cast<int32_t>(pairs[k] >> 32);
   }
@@ -184,23 +191,34 @@ struct DepthOrder {
   Scratch order, places;
 };
 
+template <typename Key, typename Pair, typename T>
+void list_pairs(const BinArgs<T>& a, const DepthOrder& depth, const Tensor& like, int64_t P,
+                Stream stream, BinOutputs& out) {
+  constexpr bool kSlots = sizeof(Pair) > 4;
+  out.flatten_ids = new_empty(like, {P}, ScalarType::Int);
+  out.slots = new_empty(like, {kSlots ? P : 0}, ScalarType::Int);
+  const Scratch tiles(sizeof(Key) * P), sorted_tiles(sizeof(Key) * P);
+  const Scratch pairs(sizeof(Pair) * P), sorted(kSlots ? sizeof(Pair) * P : 0);
+  const PairLists<Key, Pair> lists{tiles.template data<Key>(), pairs.template data<Pair>()};
+  Pair* sorted_pairs = kSlots ? sorted.template data<Pair>() : output<Pair>(out.flatten_ids);
+  FL_LAUNCH((list_kernel<T, Key, Pair>), blocks_for(a.M), kThreads, 0, stream, a,
+            depth.order.template data<int32_t>(), depth.places.template data<int32_t>(),
+            input<int32_t>(out.tiles_per_splat), input<int64_t>(out.starts), lists);
+  sort_pairs(lists.tiles, sorted_tiles.template data<Key>(), lists.pairs, sorted_pairs, P, 0,
+             bits_for(a.tiles()), stream);
+  FL_LAUNCH((finish_kernel<Key>), blocks_for(P + 1), kThreads, 0, stream,
+            sorted_tiles.template data<Key>(), kSlots ? sorted.template data<uint64_t>() : nullptr,
+            P, a.tiles(), output<int32_t>(out.flatten_ids), output<int32_t>(out.slots),
+            output<int32_t>(out.offsets));
+}
+
 template <typename Key, typename T>
 void list_pairs(const BinArgs<T>& a, const DepthOrder& depth, const Tensor& like, int64_t P,
                 Stream stream, BinOutputs& out) {
-  out.flatten_ids = new_empty(like, {P}, ScalarType::Int);
-  out.slots = new_empty(like, {P}, ScalarType::Int);
-  const Scratch tiles(sizeof(Key) * P), sorted_tiles(sizeof(Key) * P);
-  const Scratch pairs(sizeof(uint64_t) * P), sorted_pairs(sizeof(uint64_t) * P);
-  const PairLists<Key> lists{tiles.template data<Key>(), pairs.template data<uint64_t>()};
-  FL_LAUNCH((list_kernel<T, Key>), blocks_for(a.M), kThreads, 0, stream, a,
-            depth.order.template data<int32_t>(), depth.places.template data<int32_t>(),
-            input<int32_t>(out.tiles_per_splat), input<int64_t>(out.starts), lists);
-  sort_pairs(lists.tiles, sorted_tiles.template data<Key>(), lists.pairs,
-             sorted_pairs.template data<uint64_t>(), P, 0, bits_for(a.tiles()), stream);
-  FL_LAUNCH((finish_kernel<Key>), blocks_for(P + 1), kThreads, 0, stream,
-            sorted_tiles.template data<Key>(), sorted_pairs.template data<uint64_t>(), P,
-            a.tiles(), output<int32_t>(out.flatten_ids), output<int32_t>(out.slots),
-            output<int32_t>(out.offsets));
+  if (out.with_slots)
+    list_pairs<Key, uint64_t>(a, depth, like, P, stream, out);
+  else
+    list_pairs<Key, uint32_t>(a, depth, like, P, stream, out);
 }
 
 struct CudaBin {
@@ -215,9 +233,9 @@ struct CudaBin {
     int32_t *counts = ids.data<int32_t>(), *order = depth.order.data<int32_t>();
     const int32_t* tiles_per_splat = output<int32_t>(out.tiles_per_splat);
     int64_t* starts = output<int64_t>(out.starts);
-    FL_LAUNCH((count_kernel<T>), blocks_for(a.M), kThreads, 0, stream, a,
-              output<int32_t>(out.tiles_per_splat), keys.data<uint32_t>(), ids.data<int32_t>());
-    zero_async(starts, sizeof(int64_t), stream);
+    FL_LAUNCH((count_kernel<T>), blocks_for(a.M + 1), kThreads, 0, stream, a,
+              output<int32_t>(out.tiles_per_splat), keys.data<uint32_t>(), ids.data<int32_t>(),
+              starts);
     inclusive_scan(tiles_per_splat, starts + 1, a.M, stream);
     PendingRead pairs(starts + a.M, sizeof(int64_t), stream);
     sort_pairs(keys.data<uint32_t>(), sorted_keys.data<uint32_t>(), ids.data<int32_t>(), order,
@@ -241,9 +259,9 @@ struct CudaBin {
 
 BinResult bin_here(const Tensor& means2d, const Tensor& radii, const Tensor& depths,
                    const Tensor& conics, const Tensor& opacities, const BinGrid& grid,
-                   const std::function<void()>& between) {
+                   bool with_slots, const std::function<void()>& between) {
   return bin_between<CudaBin>(means2d, radii, depths, conics, opacities, std::nullopt, grid,
-                              between, "splat_draw");
+                              with_slots, between, "splat_draw");
 }
 
 FL_LIBRARY_IMPL_CUDA(m) { m.impl("splat_bin", TORCH_BOX(&splat_bin<CudaBin>)); }

@@ -96,8 +96,9 @@ void bin(const BinArgs<T>& a, const Tensor& like, BinOutputs& out) {
   const int64_t total = place_tiles(counts, tiles, offsets);
   scan_splats(tiles_per_splat, a.M, starts);
   out.flatten_ids = new_empty(like, {total}, ScalarType::Int);
-  out.slots = new_empty(like, {total}, ScalarType::Int);
-  int32_t *ids = output<int32_t>(out.flatten_ids), *slots = output<int32_t>(out.slots);
+  out.slots = new_empty(like, {out.with_slots ? total : 0}, ScalarType::Int);
+  int32_t* ids = output<int32_t>(out.flatten_ids);
+  int32_t* slots = out.with_slots ? output<int32_t>(out.slots) : nullptr;
   parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       int32_t splat = -1, slot = 0;
@@ -105,7 +106,7 @@ void bin(const BinArgs<T>& a, const Tensor& like, BinOutputs& out) {
         if (pair.splat != splat) slot = static_cast<int32_t>(starts[splat = pair.splat]);
         const int32_t place = counts[part][pair.tile]++;
         ids[place] = splat;
-        slots[place] = slot++;
+        if (slots != nullptr) slots[place] = slot++;
       }
     }
   });
@@ -134,9 +135,9 @@ struct CpuBin {
 
 BinResult bin_here(const Tensor& means2d, const Tensor& radii, const Tensor& depths,
                    const Tensor& conics, const Tensor& opacities, const BinGrid& grid,
-                   const std::function<void()>& between) {
+                   bool with_slots, const std::function<void()>& between) {
   return bin_between<CpuBin>(means2d, radii, depths, conics, opacities, std::nullopt, grid,
-                             between, "splat_draw");
+                             with_slots, between, "splat_draw");
 }
 
 FL_LIBRARY_IMPL_CPU(m) { m.impl("splat_bin", TORCH_BOX(&splat_bin<CpuBin>)); }

@@ -29,17 +29,20 @@ using BinResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // A pair's slot is its place when pairs lie splat by splat: those of splat i are slots starts[i] to
 // starts[i + 1]. Sums over a splat's pairs then have one order, and are read as they lie.
+// They are left out, as tensors of no elements, where nobody will ask for gradients.
 struct BinOutputs {
   Tensor tiles_per_splat, flatten_ids, offsets, slots, starts;
+  bool with_slots;
 
   BinResult result() const { return {tiles_per_splat, flatten_ids, offsets, slots, starts}; }
 };
 
 // flatten_ids and slots follow when the number of pairs is known.
 inline BinOutputs bin_outputs(const Tensor& means2d, int64_t n_images, int64_t tile_width,
-                              int64_t tile_height) {
+                              int64_t tile_height, bool with_slots) {
   const int64_t M = means2d.size(0);
   BinOutputs out;
+  out.with_slots = with_slots;
   out.tiles_per_splat = new_empty(means2d, {M}, ScalarType::Int);
   out.offsets = new_empty(means2d, {n_images, tile_height, tile_width}, ScalarType::Int);
   out.starts = new_empty(means2d, {M + 1}, ScalarType::Long);
@@ -167,13 +170,14 @@ struct BinGrid {
 template <typename Backend, typename Between>
 BinResult bin_between(Tensor means2d, Tensor radii, Tensor depths, std::optional<Tensor> conics,
                       std::optional<Tensor> opacities, std::optional<Tensor> image_ids,
-                      const BinGrid& grid, const Between& between, const char* op) {
+                      const BinGrid& grid, bool with_slots, const Between& between,
+                      const char* op) {
   const auto [n_images, tile_size, tile_width, tile_height] = grid;
   check_bin(means2d, radii, depths, conics, opacities, image_ids, n_images, tile_size, tile_width,
             tile_height, op);
   dense_all(means2d, radii, depths);
   dense_all(conics, opacities, image_ids);
-  BinOutputs out = bin_outputs(means2d, n_images, tile_width, tile_height);
+  BinOutputs out = bin_outputs(means2d, n_images, tile_width, tile_height, with_slots);
   const BinGrid& g = grid;
   dispatch_float(means2d, [&](auto zero) {
     using T = decltype(zero);
@@ -189,7 +193,7 @@ BinResult splat_bin(Tensor means2d, Tensor radii, Tensor depths, std::optional<T
                     std::optional<Tensor> opacities, std::optional<Tensor> image_ids,
                     int64_t n_images, int64_t tile_size, int64_t tile_width, int64_t tile_height) {
   return bin_between<Backend>(means2d, radii, depths, conics, opacities, image_ids,
-                              {n_images, tile_size, tile_width, tile_height}, [] {}, "splat_bin");
+                              {n_images, tile_size, tile_width, tile_height}, true, [] {}, "splat_bin");
 }
 
 }  // namespace fl::splat

@@ -166,7 +166,7 @@ FL_D void blend_sub_tile(const BlendArgs<T>& a, const TileLayout& l, int64_t til
 }
 
 template <typename T, int kD>
-FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 2)
+FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, (sizeof(T) == 4 && carries_color(kD) ? 5 : 1))
     blend_kernel(BlendArgs<T> a, TileLayout l, T* render, T* alphas, int32_t* last) {
   using Own = Entry<T, kD>;
   FL_SHARED_2D(Own, entries, kWarps, kBatch);
@@ -195,13 +195,16 @@ constexpr int kGroup = 8;          // splats that a warp adds up together, four 
 constexpr int kPitch = 32 + 4;     // so that their rows fall into different banks
 constexpr int kLanesPerSplat = 4;  // one for each row of a sub-tile
 
+// Of one row of pixels' colour gradients; the odd one puts rows into different banks.
+constexpr int color_pitch(int channels) { return kSubWidth * channels + 1; }
+
 // Where in a block's dynamic shared memory each thing lies, in values.
 template <typename T, int kD, bool kAbs>
 struct BackwardMemory {
   using Layout = Row<T, kD, kAbs>;
   static constexpr int kSums = Layout::kBatch * Layout::kStride;  // of a warp
   static constexpr int kStage = kGroup * kPitch;                  // of a warp, twice
-  static constexpr int kColors = carries_color(kD) ? 0 : 4 * (kSubWidth * kD + 1);
+  static constexpr int kColors = kSubHeight * color_pitch(kD);
   static constexpr int kWarp = kSums + 2 * kStage + kColors;
   // The stages come first: they are read four values at a time.
   // Blocks of fewer warps, which take their tile in more rounds, where eight would need more than
@@ -264,36 +267,16 @@ FL_D PixelGradient<T> pixel_gradient(const Entry<T, kD>& e, const T* rgb, int D,
   return {f.capped ? T(0) : -f.alpha * g_alpha, weight};
 }
 
-// The gradients of the image along the row of pixels that this lane adds up: in registers where
-// they fit, else in shared memory.
+// Leaves the image's gradients at this warp's pixels where each lane finds those of the row that
+// it adds up: in registers they would cost a third of the warps that fit on a multiprocessor.
 template <typename T, int kD>
-struct RowColors {
-  T own[carries_color(kD) ? kSubWidth * kD : 1];
-  const T* shared;
-
-  FL_D void load(const PixelState<T, kD>& s, T* place) {
-    const int lane = threadIdx.x % 32, row = lane % kLanesPerSplat;
-    if constexpr (carries_color(kD)) {
-      FL_UNROLL
-      for (int x = 0; x < kSubWidth; ++x) {
-        FL_UNROLL
-        for (int c = 0; c < kD; ++c)
-          own[x * kD + c] = __shfl_sync(kFullWarp, s.v[c], row * kSubWidth + x);
-      }
-    } else {
-      constexpr int pitch = kSubWidth * kD + 1;  // rows fall into different banks
-      T* mine = place + lane / kSubWidth * pitch + lane % kSubWidth * kD;
-      FL_UNROLL
-      for (int c = 0; c < kD; ++c) mine[c] = s.v[c];
-      __syncwarp();
-      shared = place + row * pitch;
-    }
-  }
-  FL_D T at(int x, int c) const {
-    if constexpr (carries_color(kD)) return own[x * kD + c];
-    return shared[x * kD + c];
-  }
-};
+FL_D void share_colors(const PixelState<T, kD>& s, T* place) {
+  const int lane = threadIdx.x % 32;
+  T* mine = place + lane / kSubWidth * color_pitch(kD) + lane % kSubWidth * kD;
+  FL_UNROLL
+  for (int c = 0; c < kD; ++c) mine[c] = s.v[c];
+  __syncwarp();
+}
 
 template <typename T>
 FL_D void load_row(const T* from, T* to) {
@@ -310,8 +293,8 @@ FL_D void load_row(const T* from, T* to) {
 
 // One row of pixels of one splat: its share of the splat's sums.
 template <typename T, int kD, bool kAbs>
-FL_D void add_row(const Entry<T, kD>& e, const T* sigmas, const T* weights,
-                  const RowColors<T, kD>& v, T left, T y, T* values) {
+FL_D void add_row(const Entry<T, kD>& e, const T* sigmas, const T* weights, const T* v, T left,
+                  T y, T* values) {
   using Layout = Row<T, kD, kAbs>;
   const T dx0 = left - e.x, dy = y - e.y;
   T g[kSubWidth], one = T(0), sum_x = T(0), sum_xx = T(0), abs_x = T(0), abs_y = T(0);
@@ -345,7 +328,7 @@ FL_D void add_row(const Entry<T, kD>& e, const T* sigmas, const T* weights,
   for (int c = 0; c < kD; ++c) {
     T sum = T(0);
     FL_UNROLL
-    for (int x = 0; x < kSubWidth; ++x) sum += g[x] * v.at(x, c);
+    for (int x = 0; x < kSubWidth; ++x) sum += g[x] * v[x * kD + c];
     values[Layout::kColor + c] = sum;
   }
 }
@@ -382,13 +365,13 @@ FL_D Survivors<kBatch> find_survivors(const Entry<T, kD>* entries, int count, bo
 template <typename T, int kD, bool kAbs>
 FL_D void backward_batch(const BlendArgs<T>& a, int D, const Entry<T, kD>* entries,
                          const uint8_t* places, int survivors, const SubTile& pixel,
-                         const Box<T>& box, const RowColors<T, kD>& v, PixelState<T, kD>& s,
-                         T* memory) {
+                         const Box<T>& box, PixelState<T, kD>& s, T* memory) {
   using Layout = Row<T, kD, kAbs>;
   using Memory = BackwardMemory<T, kD, kAbs>;
   const int lane = threadIdx.x % 32, member = lane / kLanesPerSplat, row = lane % kLanesPerSplat;
   const T px = T(pixel.x) + T(0.5), py = T(pixel.y) + T(0.5);
   T *sigmas = memory, *weights = memory + Memory::weights, *sums = memory + Memory::sums;
+  const T* v = memory + Memory::colors + row * color_pitch(kD);
   for (int first = 0; first < survivors; first += kGroup) {
     const int members = minimum(survivors - first, kGroup);
     for (int k = 0; k < members; ++k) {
@@ -418,7 +401,7 @@ FL_D void backward_batch(const BlendArgs<T>& a, int D, const Entry<T, kD>* entri
 
 // rows [P, kValues]; a tile of more than eight sub-tiles takes several rounds, which add up.
 template <typename T, int kD, bool kAbs>
-FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, (sizeof(T) == 4 && carries_color(kD) ? 3 : 1))
+FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, (sizeof(T) == 4 && carries_color(kD) ? 4 : 1))
     blend_backward_kernel(BlendArgs<T> a, TileLayout l, BlendOutputs<T> out, const int32_t* slots,
                           T* rows) {
   using Own = Entry<T, kD>;
@@ -441,8 +424,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, (sizeof(T) == 4 && carries_color(kD) ? 3 : 
     PixelState<T, kD> state = start_pixel<T, kD>(out, l, tile, pixel);
     if (!shown) state.last = 0;
     const Box<T> box = box_of<T>(pixel);
-    RowColors<T, kD> v;
-    v.load(state, &memory[warp * Memory::kWarp] + Memory::colors);
+    share_colors(state, &memory[warp * Memory::kWarp] + Memory::colors);
     int32_t own_reach = state.last;
     for (int distance = 16; distance > 0; distance /= 2)
       own_reach = maximum(own_reach, __shfl_xor_sync(kFullWarp, own_reach, distance));
@@ -466,7 +448,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, (sizeof(T) == 4 && carries_color(kD) ? 3 : 
           for (int part = 0; part < kParts; ++part) kept[warp][part] = found.bits[part];
         }
         backward_batch<T, kD, kAbs>(a, D, &entries[0], &places[warp][0], found.count, pixel, box,
-                                    v, state, &memory[warp * Memory::kWarp]);
+                                    state, &memory[warp * Memory::kWarp]);
         __syncthreads();
       }
       for (int k = threadIdx.x; k < count * Layout::kValues; k += blockDim.x) {

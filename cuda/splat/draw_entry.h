@@ -95,7 +95,7 @@ inline DrawResult splat_draw(int64_t degree, std::optional<Tensor> means,
   };
   const auto [tiles_per_splat, flatten_ids, offsets, slots, starts] =
       bin_here(flat_means2d, view_as(radii, {s.M, 2}), view_as(depths, {s.M}), flat_conics,
-               flat_opacities, grid, shade);
+               flat_opacities, grid, keep_state, shade);
   BlendInputs in = draw_inputs(s, flat_means2d, flat_conics, degree >= 0 ? shades : colors,
                                flat_opacities, backgrounds, masks, width, height, tile_size,
                                alpha_cap);

@@ -23,7 +23,7 @@ std::tuple<Tensor, Tensor, Tensor> shade_backward_here(int64_t degree, const Ten
 
 BinResult bin_here(const Tensor& means2d, const Tensor& radii, const Tensor& depths,
                    const Tensor& conics, const Tensor& opacities, const BinGrid& grid,
-                   const std::function<void()>& between);
+                   bool with_slots, const std::function<void()>& between);
 
 BlendResult blend_here(const BlendInputs& in, bool keep_state);
 

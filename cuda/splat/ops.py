@@ -536,7 +536,7 @@ class Drawing(NamedTuple):
 
     images: Tensor  # [I, H, W, D]
     alphas: Tensor  # [I, H, W, 1]
-    bins: Bins  # of M = B * C * N splats
+    bins: Bins  # of M = B * C * N splats; without slots where nothing requires a gradient
 
 
 def draw(
@@ -623,7 +623,7 @@ def _draw_fake(
     width, height, tile_size = rest[-5:-2]
     B, C, N = means2d.shape[:3]
     images, M, D = B * C, B * C * N, colors.shape[-1]
-    pairs, state = (torch.library.get_ctx().new_dynamic_size() for _ in range(2))
+    pairs, slots, state = (torch.library.get_ctx().new_dynamic_size() for _ in range(3))
     integers = {"dtype": torch.int32}
     return (
         means2d.new_empty(images, height, width, D),
@@ -633,7 +633,7 @@ def _draw_fake(
         means2d.new_empty(M, **integers),
         means2d.new_empty(pairs, **integers),
         means2d.new_empty(images, -(-height // tile_size), -(-width // tile_size), **integers),
-        means2d.new_empty(pairs, **integers),
+        means2d.new_empty(slots, **integers),
         means2d.new_empty(M + 1, dtype=torch.int64),
     )
 

@@ -47,17 +47,37 @@ FL_D bool is_shown_anywhere(const ShadeArgs<T>& a, int64_t i) {
   return false;
 }
 
+// move(k, row, column) for this lane's share of 32 rows of kValues numbers, and then
+// done(k, row, column): eight at a time, so that eight loads are under way together.
+template <int kValues, typename Move, typename Done>
+FL_D void for_row_values(const Move& move, const Done& done) {
+  constexpr int kTogether = 8;
+  const int lane = threadIdx.x % 32;
+  for (int first = 0; first < kValues; first += kTogether) {
+    FL_UNROLL
+    for (int j = 0; j < kTogether; ++j) {
+      const int k = 32 * (first + j) + lane;
+      if (first + j < kValues) move(j, k / kValues, k % kValues);
+    }
+    FL_UNROLL
+    for (int j = 0; j < kTogether; ++j) {
+      const int k = 32 * (first + j) + lane;
+      if (first + j < kValues) done(j, k / kValues, k % kValues);
+    }
+  }
+}
+
 // Global rows first .. first + 31 of a.K bases to shared rows of the degree's; `wanted` says which.
 template <typename T, int kDegree>
 FL_D void load_rows(const ShadeArgs<T>& a, int64_t first, unsigned wanted, T* rows) {
   using Layout = Rows<kDegree>;
-  FL_UNROLL
-  for (int j = 0; j < Layout::kValues; ++j) {
-    const int k = 32 * j + threadIdx.x % 32;
-    const int row = k / Layout::kValues, column = k % Layout::kValues;
-    if (wanted >> row & 1)
-      rows[row * Layout::kPitch + column] = a.coefficients[3 * a.K * (first + row) + column];
-  }
+  const T* source = a.coefficients + 3 * a.K * first;
+  T values[8] = {};
+  for_row_values<Layout::kValues>(
+      [&](int j, int row, int column) {
+        values[j] = wanted >> row & 1 ? source[3 * a.K * row + column] : T(0);
+      },
+      [&](int j, int row, int column) { rows[row * Layout::kPitch + column] = values[j]; });
   __syncwarp();
 }
 
@@ -66,22 +86,21 @@ template <typename T, int kDegree>
 FL_D void store_rows(const ShadeArgs<T>& a, const T* rows, int64_t first, int count, T* out) {
   using Layout = Rows<kDegree>;
   const int lane = threadIdx.x % 32;
+  T* target = out + 3 * a.K * first;
   __syncwarp();
-  FL_UNROLL
-  for (int j = 0; j < Layout::kValues; ++j) {
-    const int k = 32 * j + lane;
-    const int row = k / Layout::kValues, column = k % Layout::kValues;
-    if (row < count)
-      out[3 * a.K * (first + row) + column] = rows[row * Layout::kPitch + column];
-  }
+  for_row_values<Layout::kValues>(
+      [&](int, int row, int column) {
+        if (row < count) target[3 * a.K * row + column] = rows[row * Layout::kPitch + column];
+      },
+      [](int, int, int) {});
   if (a.K == Layout::kBases) return;
   for (int row = 0; row < count; ++row)
     for (int64_t column = Layout::kValues + lane; column < 3 * a.K; column += 32)
-      out[3 * a.K * (first + row) + column] = T(0);
+      target[3 * a.K * row + column] = T(0);
 }
 
 template <typename T, int kDegree>
-FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 4) shade_kernel(ShadeArgs<T> a, T* colors) {
+FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 6) shade_kernel(ShadeArgs<T> a, T* colors) {
   using Layout = Rows<kDegree>;
   FL_DYNAMIC_SHARED(T, staged);
   a.degree = kDegree;
@@ -109,7 +128,8 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 4) shade_kernel(ShadeArgs<T> a, T* colors) 
 // With one camera a row of gradients takes the place of the row of coefficients; with more, it has
 // a place of its own behind them.
 template <typename T, int kDegree>
-FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 4) shade_backward_kernel(ShadeArgs<T> a, ShadeGradients<T> g) {
+FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, (sizeof(T) == 4 ? 5 : 2))
+    shade_backward_kernel(ShadeArgs<T> a, ShadeGradients<T> g) {
   using Layout = Rows<kDegree>;
   FL_DYNAMIC_SHARED(T, staged);
   a.degree = kDegree;
