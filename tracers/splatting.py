@@ -400,18 +400,24 @@ def rasterization(
             t if t is None else seen.sparse(t) for t in (quats, scales, covars)
         )
     B, C, N = layout.B, layout.C, layout.N
-    flat_means, flat_views = means.reshape(B, N, 3), viewmats.reshape(B, C, 4, 4)
-    flat_opacities = opacities.reshape(B, N)
+    # One scene goes through as it is: views of its tensors would cost as much as small kernels.
+    scenes: tuple[int, ...] = (B,) if layout.batch else ()
+
+    def by_scene(tensor: Tensor, *tail: int) -> Tensor:
+        return tensor.reshape(*scenes, *tail) if layout.batch else tensor
+
+    flat_means, flat_views = by_scene(means, N, 3), by_scene(viewmats, C, 4, 4)
+    flat_opacities = by_scene(opacities, N)
     compensate = rasterize_mode == "antialiased"
     p = ops.project(
         flat_means,
         flat_views,
-        Ks.reshape(B, C, 3, 3),
+        by_scene(Ks, C, 3, 3),
         width,
         height,
-        covars=None if covars is None else _upper_triangle(covars.reshape(B, N, 3, 3)),
-        quats=None if covars is not None else quats.reshape(B, N, 4),  # pyright: ignore
-        scales=None if covars is not None else scales.reshape(B, N, 3),  # pyright: ignore
+        covars=None if covars is None else _upper_triangle(by_scene(covars, N, 3, 3)),
+        quats=None if covars is not None else by_scene(quats, N, 4),  # pyright: ignore
+        scales=None if covars is not None else by_scene(scales, N, 3),  # pyright: ignore
         opacities=flat_opacities,
         eps2d=eps2d,
         near_plane=near_plane,
@@ -420,12 +426,12 @@ def rasterization(
         camera_model=camera_model,
         compensate=compensate,
     )
-    shown_opacities = flat_opacities[:, None].expand(B, C, N)
+    shown_opacities = flat_opacities
     if compensate:
-        shown_opacities = shown_opacities * p.compensations
+        shown_opacities = flat_opacities[..., None, :] * p.compensations
     # In meta and in the graph means2d is one tensor: strategies read its gradient.
     shape = (*layout.batch, C, N)
-    means2d = p.means2d.reshape(*shape, 2)
+    means2d = p.means2d.reshape(*shape, 2) if layout.batch else p.means2d
     ids: dict[str, Tensor | None] = dict.fromkeys(("batch_ids", "camera_ids", "gaussian_ids"))
     tile_width, tile_height = -(-width // tile_size), -(-height // tile_size)
     n_colors = 0
@@ -448,29 +454,48 @@ def rasterization(
         and colors is not None
         and colors.dim() == len(layout.batch) + 3
     )
-    channels = None
+    channels = None  # [B, C, N, D]
     if packed or not shared_harmonics:
-        channels = None
         if n_colors:
             assert colors is not None
-            channels = _view_colors(colors, sh_degree, layout, flat_means, flat_views, p.radii)
-        channels, backgrounds = _with_depth(channels, p.depths, backgrounds, render_mode)
+            channels = _view_colors(
+                colors,
+                sh_degree,
+                layout,
+                means.reshape(B, N, 3),
+                viewmats.reshape(B, C, 4, 4),
+                p.radii.reshape(B, C, N, 2),
+            )
+        channels, backgrounds = _with_depth(
+            channels, p.depths.reshape(B, C, N), backgrounds, render_mode
+        )
     most_channels = min(channel_chunk, ops.MAX_CHANNELS)
+    separate = packed or (channels is not None and channels.shape[-1] > most_channels)
     splats = _Splats(
-        p.radii.reshape(-1, 2),
-        means2d.reshape(-1, 2),
-        p.depths.reshape(-1),
-        p.conics.reshape(-1, 3),
-        shown_opacities.reshape(-1),
-        None if channels is None else channels.reshape(layout.images * N, channels.shape[-1]),
+        p.radii,
+        means2d,
+        p.depths,
+        p.conics,
+        shown_opacities,
+        None,
         None,
     )
+    if separate:
+        splats = _Splats(
+            p.radii.reshape(-1, 2),
+            means2d.reshape(-1, 2),
+            p.depths.reshape(-1),
+            p.conics.reshape(-1, 3),
+            _every_camera(shown_opacities, compensate, C).reshape(-1),
+            None if channels is None else channels.reshape(layout.images * N, channels.shape[-1]),
+            None,
+        )
     if packed:
         splats, found = _pack(splats, layout)
         ids.update(found)
         seen.rows = found["gaussian_ids"].unique() if sparse_grad else None
         means2d = splats.means2d
-    if packed or (channels is not None and channels.shape[-1] > most_channels):
+    if separate:
         bins = ops.bin_splats(
             splats.means2d,
             splats.radii,
@@ -502,13 +527,15 @@ def rasterization(
         harmonics: dict[str, Any] = {}
         if channels is None:
             assert colors is not None
-            channels = colors.reshape(B, N, *colors.shape[-2:])
+            shown = by_scene(colors, N, *colors.shape[-2:])
             harmonics = {"degree": sh_degree, "means": flat_means, "viewmats": flat_views}
-        projected = means2d.reshape(B, C, N, 2)
+        else:
+            shown = channels if layout.batch else channels[0]
+        projected = by_scene(means2d, C, N, 2)
         image, alpha, bins = ops.draw(
             p._replace(means2d=projected),
             shown_opacities,
-            channels,
+            shown,
             width,
             height,
             tile_size,
@@ -517,19 +544,23 @@ def rasterization(
             **harmonics,
             **blending,
         )
-    image = image.reshape(*layout.batch, C, height, width, -1)
-    alpha = alpha.reshape(*layout.batch, C, height, width, 1)
+    if layout.batch:
+        image = image.reshape(*layout.batch, C, height, width, -1)
+        alpha = alpha.reshape(*layout.batch, C, height, width, 1)
     if render_mode in ("ED", "RGB+ED"):
         depth = image[..., -1:] / alpha.clamp(min=1e-10)
         image = torch.cat([image[..., :-1], depth], dim=-1)
     lead = () if packed else shape
+    opacities = splats.opacities
+    if not packed:
+        opacities = _every_camera(shown_opacities, compensate, C).reshape(shape)
     meta = Meta(
         **ids,
         radii=splats.radii.reshape(*lead, 2) if lead else splats.radii,
         means2d=means2d,
         depths=splats.depths.reshape(lead) if lead else splats.depths,
         conics=splats.conics.reshape(*lead, 3) if lead else splats.conics,
-        opacities=splats.opacities.reshape(lead) if lead else splats.opacities,
+        opacities=opacities,
         tile_width=tile_width,
         tile_height=tile_height,
         tiles_per_gauss=bins.tiles_per_splat.reshape(lead) if lead else bins.tiles_per_splat,
@@ -542,6 +573,13 @@ def rasterization(
         n_cameras=C,
     )
     return image, alpha, meta
+
+
+def _every_camera(opacities: Tensor, per_camera: bool, C: int) -> Tensor:
+    """[..., N] that all cameras share, or [..., C, N] already, as [..., C, N]."""
+    if per_camera:
+        return opacities
+    return opacities[..., None, :].expand(*opacities.shape[:-1], C, opacities.shape[-1])
 
 
 def _upper_triangle(matrices: Tensor) -> Tensor:

@@ -92,6 +92,19 @@ inline Tensor new_zeros(const Tensor& like, std::initializer_list<int64_t> sizes
   return torch::stable::new_zeros(like, {sizes.begin(), sizes.size()}, dtype);
 }
 
+// A leading dimension of one, and without it.
+inline Tensor lift(const Tensor& tensor) { return torch::stable::unsqueeze(tensor, 0); }
+
+inline std::optional<Tensor> lift(const std::optional<Tensor>& tensor) {
+  if (!tensor.has_value()) return std::nullopt;
+  return lift(*tensor);
+}
+
+// Tensors of no elements stand for what was not asked for, and stay as they are.
+inline Tensor drop(const Tensor& tensor) {
+  return tensor.dim() > 1 && tensor.size(0) == 1 ? torch::stable::squeeze(tensor, 0) : tensor;
+}
+
 template <typename T>
 const T* input(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());

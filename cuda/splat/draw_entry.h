@@ -47,6 +47,26 @@ inline DrawSizes check_draw(int64_t degree, const std::optional<Tensor>& means,
   return s;
 }
 
+inline void check_draw_rows(const DrawSizes& s, const Tensor& conics, const Tensor& opacities,
+                            const char* op) {
+  check_shape(conics, {s.B, s.C, s.N, 3}, op, "conics");
+  if (opacities.dim() == 2)
+    check_shape(opacities, {s.B, s.N}, op, "opacities");
+  else
+    check_shape(opacities, {s.B, s.C, s.N}, op, "opacities");
+}
+
+// Opacities that a scene's cameras share, once for each camera.
+inline Tensor opacity_rows(const DrawSizes& s, const Tensor& opacities) {
+  if (opacities.dim() == 3 || s.C == 1) return view_as(opacities, {s.M});
+  Tensor rows = new_empty(opacities, {s.B, s.C, s.N});
+  for (int64_t c = 0; c < s.C; ++c) {
+    Tensor own = torch::stable::select(rows, 1, c);
+    torch::stable::copy_(own, opacities);
+  }
+  return view_as(rows, {s.M});
+}
+
 inline BlendInputs draw_inputs(const DrawSizes& s, const Tensor& means2d, const Tensor& conics,
                                const Tensor& colors, const Tensor& opacities,
                                const std::optional<Tensor>& backgrounds,
@@ -56,7 +76,7 @@ inline BlendInputs draw_inputs(const DrawSizes& s, const Tensor& means2d, const 
   in.means2d = view_as(means2d, {s.M, 2});
   in.conics = view_as(conics, {s.M, 3});
   in.colors = view_as(colors, {s.M, s.D});
-  in.opacities = view_as(opacities, {s.M});
+  in.opacities = opacity_rows(s, opacities);
   in.backgrounds = backgrounds;
   in.masks = masks;
   in.width = width;
@@ -66,12 +86,6 @@ inline BlendInputs draw_inputs(const DrawSizes& s, const Tensor& means2d, const 
   return in;
 }
 
-inline void check_draw_rows(const DrawSizes& s, const Tensor& conics, const Tensor& opacities,
-                            const char* op) {
-  check_shape(conics, {s.B, s.C, s.N, 3}, op, "conics");
-  check_shape(opacities, {s.B, s.C, s.N}, op, "opacities");
-}
-
 inline DrawResult splat_draw(int64_t degree, std::optional<Tensor> means,
                              std::optional<Tensor> viewmats, Tensor colors, Tensor radii,
                              Tensor means2d, Tensor depths, Tensor conics, Tensor opacities,
@@ -79,6 +93,14 @@ inline DrawResult splat_draw(int64_t degree, std::optional<Tensor> means,
                              std::optional<Tensor> masks, int64_t width, int64_t height,
                              int64_t tile_size, double alpha_cap, bool keep_state) {
   const char* op = "splat_draw";
+  if (means2d.dim() == 3) {  // one scene, without its dimension
+    DrawResult out = splat_draw(degree, lift(means), lift(viewmats), lift(colors), lift(radii),
+                                lift(means2d), lift(depths), lift(conics), lift(opacities),
+                                std::nullopt, backgrounds, masks, width, height, tile_size,
+                                alpha_cap, keep_state);
+    std::get<3>(out) = drop(std::get<3>(out));
+    return out;
+  }
   const DrawSizes s = check_draw(degree, means, viewmats, colors, radii, means2d, op);
   check_draw_rows(s, conics, opacities, op);
   check_shape(depths, {s.B, s.C, s.N}, op, "depths");
@@ -88,7 +110,7 @@ inline DrawResult splat_draw(int64_t degree, std::optional<Tensor> means,
   const BinGrid grid{s.I, tile_size, (width + tile_size - 1) / tile_size,
                      (height + tile_size - 1) / tile_size};
   const Tensor flat_means2d = view_as(means2d, {s.M, 2}), flat_conics = view_as(conics, {s.M, 3});
-  const Tensor flat_opacities = view_as(opacities, {s.M});
+  const Tensor flat_opacities = opacity_rows(s, opacities);
   Tensor shades = new_empty(means2d, {0});
   const auto shade = [&] {
     if (degree >= 0) shades = shade_here(degree, *means, *viewmats, colors, radii);
@@ -97,13 +119,20 @@ inline DrawResult splat_draw(int64_t degree, std::optional<Tensor> means,
       bin_here(flat_means2d, view_as(radii, {s.M, 2}), view_as(depths, {s.M}), flat_conics,
                flat_opacities, grid, keep_state, shade);
   BlendInputs in = draw_inputs(s, flat_means2d, flat_conics, degree >= 0 ? shades : colors,
-                               flat_opacities, backgrounds, masks, width, height, tile_size,
+                               view_as(flat_opacities, {s.B, s.C, s.N}), backgrounds, masks, width, height, tile_size,
                                alpha_cap);
   in.offsets = offsets;
   in.flatten_ids = flatten_ids;
   const auto [render, alphas, state] = blend_here(in, keep_state);
   return {render, alphas, state, shades, tiles_per_splat, flatten_ids, offsets, slots,
           starts};
+}
+
+inline Tensor opacity_gradients(const DrawSizes& s, const Tensor& opacities, const Tensor& g) {
+  if (opacities.dim() == 3) return view_as(g, {s.B, s.C, s.N});
+  if (s.C == 1) return view_as(g, {s.B, s.N});
+  const std::array<int64_t, 1> cameras{1};
+  return torch::stable::sum(view_as(g, {s.B, s.C, s.N}), {{cameras.data(), 1}});
 }
 
 inline DrawGradients splat_draw_backward(
@@ -114,6 +143,14 @@ inline DrawGradients splat_draw_backward(
     Tensor flatten_ids, Tensor offsets, Tensor slots, Tensor starts, Tensor g_render,
     Tensor g_alphas, bool absgrad, bool needs_positions, bool needs_cameras) {
   const char* op = "splat_draw_backward";
+  if (means2d.dim() == 3) {
+    const auto [m, v, c, p, a, k, o] = splat_draw_backward(
+        degree, lift(means), lift(viewmats), lift(colors), lift(radii), lift(means2d),
+        lift(conics), lift(opacities), backgrounds, masks, width, height, tile_size, alpha_cap,
+        render, alphas, state, degree >= 0 ? lift(shades) : shades, flatten_ids, offsets, slots,
+        starts, g_render, g_alphas, absgrad, needs_positions, needs_cameras);
+    return {drop(m), drop(v), drop(c), drop(p), drop(a), drop(k), drop(o)};
+  }
   const DrawSizes s = check_draw(degree, means, viewmats, colors, radii, means2d, op);
   check_draw_rows(s, conics, opacities, op);
   if (degree >= 0) check_shape(shades, {s.B, s.C, s.N, 3}, op, "shades");
@@ -138,7 +175,7 @@ inline DrawGradients splat_draw_backward(
           view_as(g_means2d, {s.B, s.C, s.N, 2}),
           absgrad ? view_as(g_abs, {s.B, s.C, s.N, 2}) : g_abs,
           view_as(g_conics, {s.B, s.C, s.N, 3}),
-          view_as(g_opacities, {s.B, s.C, s.N})};
+          opacity_gradients(s, opacities, g_opacities)};
 }
 
 }  // namespace fl::splat

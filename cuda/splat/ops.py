@@ -3,11 +3,13 @@
 
 Dimensions: B scenes, C cameras each, N Gaussians each; I = B * C images; M splats in all images
 (I * N, or only the visible ones when packed); P (splat, tile) pairs; D channels; K SH bases.
+``project`` and ``draw`` also take one scene without its dimension, all tensors alike.
 ``fieldline.tracers.splatting`` composes these into a renderer.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -128,31 +130,31 @@ def project(
 def _project_fake(
     means: Tensor, covars: Any, quats: Any, scales: Any, opacities: Any, viewmats: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    B, N = means.shape[:2]
-    C = viewmats.shape[1]
+    seen = (*viewmats.shape[:-2], means.shape[-2])
     return (
-        means.new_empty(B, C, N, 2, dtype=torch.int32),
-        means.new_empty(B, C, N, 2),
-        means.new_empty(B, C, N),
-        means.new_empty(B, C, N, 3),
-        means.new_empty((B, C, N) if rest[-1] else (0,)),
+        means.new_empty(*seen, 2, dtype=torch.int32),
+        means.new_empty(*seen, 2),
+        means.new_empty(seen),
+        means.new_empty(*seen, 3),
+        means.new_empty(seen if rest[-1] else (0,)),
     )
 
 
 def _project_backward_fake(
     means: Tensor, covars: Any, quats: Any, scales: Any, viewmats: Tensor, Ks: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    B, N = means.shape[:2]
-    C = viewmats.shape[1]
-    own, other = (B, 0) if covars is not None else (0, B)
-    cameras = B if rest[5] else 0
+    scenes, N, C = means.shape[:-2], means.shape[-2], viewmats.shape[-3]
+
+    def own(asked: bool, *shape: int) -> Tensor:
+        return means.new_empty(*(scenes if asked else (0,)), *shape)
+
     return (
         _like(means),
-        means.new_empty(own, N, 6),
-        means.new_empty(other, N, 4),
-        means.new_empty(other, N, 3),
-        means.new_empty(cameras, C, 4, 4),
-        means.new_empty(cameras, C, 3, 3),
+        own(covars is not None, N, 6),
+        own(covars is None, N, 4),
+        own(covars is None, N, 3),
+        own(rest[5], C, 4, 4),
+        own(rest[5], C, 3, 3),
     )
 
 
@@ -562,7 +564,7 @@ def draw(
 
     Args:
         projection: What ``project`` returned.
-        opacities: [B, C, N], in [0, 1].
+        opacities: [B, C, N], or [B, N] for all cameras of a scene, in [0, 1].
         colors: [B, C, N, D] with at most 32 channels; or, with ``degree``, SH coefficients
             [B, N, K, 3].
         width: Pixels.
@@ -621,15 +623,16 @@ def _draw_fake(
     *rest: Any,
 ) -> tuple[Tensor, ...]:
     width, height, tile_size = rest[-5:-2]
-    B, C, N = means2d.shape[:3]
-    images, M, D = B * C, B * C * N, colors.shape[-1]
+    *lead, N = means2d.shape[:-1]
+    images, D = math.prod(lead), colors.shape[-1]
+    M = images * N
     pairs, slots, state = (torch.library.get_ctx().new_dynamic_size() for _ in range(3))
     integers = {"dtype": torch.int32}
     return (
         means2d.new_empty(images, height, width, D),
         means2d.new_empty(images, height, width, 1),
         means2d.new_empty(state, **integers),
-        means2d.new_empty((B, C, N, 3) if degree >= 0 else (0,)),
+        means2d.new_empty((*lead, N, 3) if degree >= 0 else (0,)),
         means2d.new_empty(M, **integers),
         means2d.new_empty(pairs, **integers),
         means2d.new_empty(images, -(-height // tile_size), -(-width // tile_size), **integers),
@@ -646,9 +649,9 @@ def _draw_backward_fake(
     positions = degree >= 0 and (needs_positions or needs_cameras)
     g_means, g_viewmats = means2d.new_empty(0), means2d.new_empty(0)
     if degree >= 0:
-        B = means.shape[0] if positions else 0
-        g_means = means.new_empty(B, means.shape[1], 3)
-        g_viewmats = means.new_empty(B, viewmats.shape[1], 4, 4)
+        scenes = means.shape[:-2] if positions else (0,)
+        g_means = means.new_empty(*scenes, *means.shape[-2:])
+        g_viewmats = means.new_empty(*scenes, *viewmats.shape[-3:])
     return (
         g_means,
         g_viewmats,

@@ -197,6 +197,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> splat_project(
     std::optional<Tensor> scales, std::optional<Tensor> opacities, Tensor viewmats, Tensor Ks,
     int64_t width, int64_t height, double eps2d, double near_plane, double far_plane,
     double radius_clip, int64_t camera_model, bool compensate) {
+  if (means.dim() == 2) {  // one scene, without its dimension
+    const auto [radii, means2d, depths, conics, compensations] = splat_project<Backend>(
+        lift(means), lift(covars), lift(quats), lift(scales), lift(opacities), lift(viewmats),
+        lift(Ks), width, height, eps2d, near_plane, far_plane, radius_clip, camera_model,
+        compensate);
+    return {drop(radii), drop(means2d), drop(depths), drop(conics), drop(compensations)};
+  }
   const auto [B, N, C] = check_project(means, covars, quats, scales, opacities, viewmats, Ks, width,
                                        height, camera_model, "splat_project");
   dense_all(means, viewmats, Ks);
@@ -230,6 +237,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> splat_project_backwar
     std::optional<Tensor> g_means2d, std::optional<Tensor> g_depths,
     std::optional<Tensor> g_conics, std::optional<Tensor> g_compensations) {
   const char* op = "splat_project_backward";
+  if (means.dim() == 2) {
+    const auto [m, c, q, s, v, k] = splat_project_backward<Backend>(
+        lift(means), lift(covars), lift(quats), lift(scales), lift(viewmats), lift(Ks), width,
+        height, eps2d, camera_model, compensate, needs_cameras, lift(radii), lift(g_means2d),
+        lift(g_depths), lift(g_conics), compensate ? lift(g_compensations) : std::nullopt);
+    return {drop(m), drop(c), drop(q), drop(s), drop(v), drop(k)};
+  }
   const auto [B, N, C] = check_project(means, covars, quats, scales, std::nullopt, viewmats, Ks,
                                        width, height, camera_model, op);
   check_shape(radii, {B, C, N, 2}, op, "radii");

@@ -367,8 +367,14 @@ def check_operators(case: Case, backend: str) -> None:
             call(case, case.op, inputs)
         assert recorder.calls, "the call reached no operator of ours"
         for operator, arguments, outputs in recorder.calls:
-            if operator.name().endswith("_backward"):
-                arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
+            # Leaves: whatever graph they came out of has been walked, and is gone.
+            needed = not operator.name().endswith("_backward")
+            arguments = tuple(
+                a.detach().requires_grad_(needed and a.requires_grad)
+                if isinstance(a, Tensor)
+                else a
+                for a in arguments
+            )
             utilities = ["test_schema", "test_autograd_registration", "test_faketensor"]
             # This one adds the outputs up, from the first on: it must be a floating tensor.
             if outputs and outputs[0].is_floating_point():
