@@ -42,7 +42,11 @@ def reconstruct(scene: str, runs: Path) -> dict[str, Any]:
     return {
         "command": f"fieldline reconstruct {folder} {' '.join(options)}",
         "target_psnr": target,
-        **{name: value for name, value in metrics.items() if name != "views"},
+        "steps": metrics["step"],
+        "training_seconds": metrics["seconds"],
+        "n_splats": metrics["n_splats"],
+        **metrics["test"]["mean"],
+        "psnr_of_views": [round(view["psnr"], 2) for view in metrics["test"]["views"]],
     }
 
 

@@ -583,9 +583,9 @@ def draw(
 
     Example:
         >>> K = torch.tensor([[[[50.0, 0, 32], [0, 50, 32], [0, 0, 1]]]])
-        >>> seen = project(torch.tensor([[[0.0, 0, 2]]]), torch.eye(4)[None, None], K, 64, 64,
-        ...                quats=torch.tensor([[[1.0, 0, 0, 0]]]), scales=torch.full((1, 1, 3), 0.1))
-        >>> draw(seen, torch.ones(1, 1, 1), torch.ones(1, 1, 1, 3), 64, 64, 16).images.shape
+        >>> splat = {"quats": torch.tensor([[1.0, 0, 0, 0]]), "scales": torch.full((1, 3), 0.1)}
+        >>> seen = project(torch.tensor([[0.0, 0, 2]]), torch.eye(4)[None], K[0], 64, 64, **splat)
+        >>> draw(seen, torch.ones(1), torch.ones(1, 1, 3), 64, 64, 16).images.shape
         torch.Size([1, 64, 64, 3])
     """
     geometry = (projection.radii, projection.means2d, projection.depths, projection.conics)
