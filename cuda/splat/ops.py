@@ -128,7 +128,13 @@ def project(
 
 
 def _project_fake(
-    means: Tensor, covars: Any, quats: Any, scales: Any, opacities: Any, viewmats: Tensor, *rest: Any
+    means: Tensor,
+    covars: Any,
+    quats: Any,
+    scales: Any,
+    opacities: Any,
+    viewmats: Tensor,
+    *rest: Any,
 ) -> tuple[Tensor, ...]:
     seen = (*viewmats.shape[:-2], means.shape[-2])
     return (
