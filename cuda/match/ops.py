@@ -99,9 +99,7 @@ def plane_sweep(
 def _plane_sweep_fake(
     reference: Tensor, neighbours: Any, warps: Tensor, inverse_depths: Tensor, *rest: Any
 ) -> Tensor:
-    return reference.new_empty(
-        (*reference.shape, inverse_depths.shape[0]), dtype=torch.uint8
-    )
+    return reference.new_empty((*reference.shape, inverse_depths.shape[0]), dtype=torch.uint8)
 
 
 @torch.no_grad()

@@ -262,9 +262,7 @@ class PlaneSweep:
         total = ops.semi_global(cost, levels[0].grey, p1=self.p1, p2=self.p2)
         return self._read(ops.winner(total, cost), inverse, levels[0].grey)
 
-    def _costs(
-        self, levels: list[_Level], others: list[list[_Level]], inverse: Tensor
-    ) -> Tensor:
+    def _costs(self, levels: list[_Level], others: list[list[_Level]], inverse: Tensor) -> Tensor:
         """The costs [H, W, D] of the finest size, coarser ones blended in."""
         cost: Tensor | None = None
         for scale in reversed(range(len(levels))):
