@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // CUDA schedule of semi-global aggregation: a warp walks a line, with its planes in registers, K
-// neighbouring ones a lane. The planes beside a lane's own come by shuffle, the least by a butterfly.
-// One launch a direction: a pixel lies on one line of it, so that totals need no atomics and come
-// out the same every time. The next pixel's costs are fetched while this one is worked on.
+// neighbouring ones a lane. The planes beside a lane's own come by shuffle, the least by a
+// butterfly. One launch a direction: a pixel lies on one line of it, so that totals need no atomics
+// and come out the same every time. The next pixel's costs are fetched while this one is worked on.
 #include "core/device_guard.h"
 #include "core/portable.h"
 #include "core/registration.h"

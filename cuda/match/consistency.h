@@ -44,7 +44,8 @@ FL_HD float agreement_of(const ConsistencyArgs& a, int x, int y) {
   const float px = static_cast<float>(x) + 0.5f, py = static_cast<float>(y) + 0.5f;
   const Projected p = project_pixel(a.there, px, py, 1.0f / depth);
   if (!(p.ratio > kNearestRatio && p.x >= 0.0f && p.y >= 0.0f &&
-        p.x < static_cast<float>(a.neighbour_width) && p.y < static_cast<float>(a.neighbour_height)))
+        p.x < static_cast<float>(a.neighbour_width) &&
+        p.y < static_cast<float>(a.neighbour_height)))
     return -1.0f;
   // The pixel's own centre, not where the point fell: depths are not to be mixed across edges.
   const int u = static_cast<int>(p.x), v = static_cast<int>(p.y);

@@ -63,8 +63,8 @@ FL_D uint32_t census_bits(const int16_t* tile, const Pixel& p) {
 
 // Where the census, the row sums and the results of a block lie.
 struct Tiles {
-  int16_t *reference, *warped;       // [kInputHeight, kInputWidth]
-  int *row_j, *row_jj, *row_ij;      // [kInputHeight, kTileWidth]
+  int16_t *reference, *warped;   // [kInputHeight, kInputWidth]
+  int *row_j, *row_jj, *row_ij;  // [kInputHeight, kTileWidth]
 };
 
 FL_D void load_reference(const SweepArgs& a, const Tiles& t, int x0, int y0) {
@@ -82,8 +82,8 @@ struct Sample {
 };
 
 FL_D Sample sample(const PackedImage& image, const Warp& warp, float w, int x, int y) {
-  const Landing<OnePixel> p = land<OnePixel>(row_warp(warp, w, y), static_cast<float>(x) + 0.5f,
-                                             image.width, image.height);
+  const Landing<OnePixel> p =
+      land<OnePixel>(row_warp(warp, w, y), static_cast<float>(x) + 0.5f, image.width, image.height);
   const uint32_t* texel = image.texels + static_cast<int64_t>(p.y) * image.width + p.x;
   const int top = static_cast<int>(texel[0]), bottom = static_cast<int>(texel[image.width]);
   return {blend_texels<OnePixel>(top, bottom, p.fx, p.fy),
@@ -165,7 +165,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 4) sweep_kernel(SweepArgs a) {
   FL_SHARED(int, row_j, kRowSums);
   FL_SHARED(int, row_jj, kRowSums);
   FL_SHARED(int, row_ij, kRowSums);
-  FL_SHARED(uint8_t, stage, kThreads * kStagePitch);
+  FL_SHARED(uint8_t, stage, kThreads* kStagePitch);
   const Tiles t{&reference[0], &warped[0], &row_j[0], &row_jj[0], &row_ij[0]};
   const int x0 = static_cast<int>(blockIdx.x) * kTileWidth;
   const int y0 = static_cast<int>(blockIdx.y) * kTileHeight;
@@ -181,8 +181,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 4) sweep_kernel(SweepArgs a) {
   const int sum_i = column_sum(t.row_j, p);
   const float inverse_i = inverse_deviation<OnePixel>(sum_i, column_sum(t.row_jj, p));
   const int first_plane = static_cast<int>(blockIdx.z) * kPlanesAtOnce;
-  const int count =
-      a.planes - first_plane < kPlanesAtOnce ? a.planes - first_plane : kPlanesAtOnce;
+  const int count = a.planes - first_plane < kPlanesAtOnce ? a.planes - first_plane : kPlanesAtOnce;
   for (int k = 0; k < count; ++k) {
     const float w = a.inverse_depths[first_plane + k];
     int kept[kMaxBest] = {255, 255, 255, 255};
@@ -218,8 +217,8 @@ struct CudaSweep {
       const int height = static_cast<int>(neighbours[n].size(0));
       packed.push_back(new_empty(like, {height + 1, width}, ScalarType::Int));
       uint32_t* texels = output<uint32_t>(packed.back());
-      FL_LAUNCH(pack_kernel, (int64_t{width} * (height + 1) + kThreads - 1) / kThreads, kThreads,
-                0, stream, input<int16_t>(neighbours[n]), width, height, texels);
+      FL_LAUNCH(pack_kernel, (int64_t{width} * (height + 1) + kThreads - 1) / kThreads, kThreads, 0,
+                stream, input<int16_t>(neighbours[n]), width, height, texels);
       a.images[n] = {texels, width, height};
     }
     const dim3 grid((a.width + kTileWidth - 1) / kTileWidth,
@@ -231,8 +230,6 @@ struct CudaSweep {
 
 }  // namespace
 
-FL_LIBRARY_IMPL_CUDA(m) {
-  m.impl("match_plane_sweep", TORCH_BOX(&match_plane_sweep<CudaSweep>));
-}
+FL_LIBRARY_IMPL_CUDA(m) { m.impl("match_plane_sweep", TORCH_BOX(&match_plane_sweep<CudaSweep>)); }
 
 }  // namespace fl::match

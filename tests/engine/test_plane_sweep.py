@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -184,7 +185,7 @@ def test_no_texture_gives_nothing(still_life: Scene, level: int) -> None:
 def test_unrelated_pictures_and_wrong_poses_confirm_little(still_life: Scene) -> None:
     view, neighbours = around(still_life, 4)
     _, right = checked(PlaneSweep().match(view, neighbours), view)
-    shuffled = [View(v.name, w.camera, v.image) for v, w in zip(neighbours, neighbours[1:])]
+    shuffled = [View(v.name, w.camera, v.image) for v, w in itertools.pairwise(neighbours)]
     _, wrong = checked(PlaneSweep().match(view, shuffled), view)
     assert float((wrong > 0).double().mean()) < 0.25 * float((right > 0).double().mean())
 
