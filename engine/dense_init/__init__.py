@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dense initialisation: Gaussians that cover a scene's surfaces before training begins."""
 
-from .dense_init import dense_init
+from .initialise import dense_init
 from .depth_maps import DepthMaps
 from .matcher import Correspondence, Matcher
 from .point_cloud import PointCloudMatcher

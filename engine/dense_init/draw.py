@@ -17,8 +17,9 @@ from torch import Tensor
 from .geometry import inside, lift, nearest, pixel_size
 from .sampling import cell_sizes, cut_into_cells, sample_cells
 from .splats import INTERPOLATED, SurfacePoints
-from .surface import fit_surface
-from .view_maps import ViewMaps, detail
+from .surface import fit_surface, tangents
+from .structure import detail, edge_shapes
+from .view_maps import ViewMaps
 
 # Points of another view lie on this view's surface if their depths differ by no more, relative.
 _SAME_SURFACE = 0.025
@@ -91,7 +92,7 @@ def _draw_view(
     pixels = sample_cells(free, weight, generator)
     merged, points = int(taken.sum()), len(pixels)
     return Draw(
-        _surface_points(number, maps, pixels, sizes) if points else None,
+        _surface_points(number, maps, rgb, pixels, sizes) if points else None,
         cells=n_cells,
         merged=merged,
         empty=n_cells - merged - points,
@@ -120,22 +121,21 @@ def _taken_cells(
 
 
 def _surface_points(
-    number: int, maps: ViewMaps, pixels: Tensor, sizes: Tensor
+    number: int, maps: ViewMaps, rgb: Tensor, pixels: Tensor, sizes: Tensor
 ) -> SurfacePoints:
     estimate = maps.estimate
     surface = fit_surface(estimate, pixels)
     camera = estimate.camera
     xy = camera.pixel_centers().view(-1, 2)[pixels]
     points = lift(camera, xy, surface.depth)
-    away = camera.center - points
-    distance = away.norm(dim=-1)
+    shape = edge_shapes(rgb).view(-1, 2, 2)[pixels]
+    frame = tangents(camera, xy, points, surface.normal) @ shape
     sure = estimate.confidence * maps.score
     return SurfacePoints(
         points,
         surface.normal,
-        surface.tilt,
-        away / distance.clamp(min=1e-12)[:, None],
-        distance,
+        frame * sizes.flatten()[pixels][:, None, None],
+        (camera.center - points).norm(dim=-1),
         sizes.flatten()[pixels] * pixel_size(camera, surface.depth),
         sure.flatten()[pixels],
         maps.kind.flatten()[pixels].long(),

@@ -2,15 +2,16 @@
 """From points on surfaces to Gaussians: flat ellipsoids that tile the surface as their cells tile
 the image.
 
-A point stands for a cell of side s pixels, seen from a camera at depth z with focal length f, on a
-surface tilted by an angle t against the line of sight:
+A point stands for a cell of side s pixels. T = dX/d(x, y) [3, 2] carries steps in the image to steps
+on the tangent plane of the surface, and E [2, 2] is the cell's shape: longer along the edges of the
+image by a factor a, shorter across by 1 / a, so that splats do not smear what differs. With the
+singular values of s T E = U diag(l) V^T,
 
-    standard deviation across the tilt   scale_factor * s z / f
-    along the tilt                       the same / cos t, at most three times it
-    along the normal                     flatness * that across the tilt
+    standard deviations    scale_factor * l, and flatness * the smaller along the normal
+    rotation               columns u_1, u_2 and the normal
 
-The rotation's columns are these three directions. The EDGS rule, 0.0005 times the distance to the
-reference camera in all directions, is the alternative.
+The singular values are kept within a factor of s z / f. The EDGS rule, 0.0005 times the distance to
+the reference camera in all directions, is the alternative.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from torch import Tensor
 
 from ...representations import Gaussians3D, matrix_to_quaternion, nearest_neighbour_distances
 
-# The most that a tilted cell is stretched along its tilt.
-_MAX_STRETCH = 3.0
+# The most that a tilted cell is stretched along its tilt, and that an edge squeezes it.
+_MAX_STRETCH = 2.5
 # Half the distance to a reference camera times 0.001.
 EDGS_SCALE = 0.0005
 # Distances to neighbours may shrink or widen the cell's own size by this much.
-_SPACING_RANGE = (0.6, 1.6)
+_SPACING_RANGE = (0.5, 1.2)
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ class SurfacePoints:
     Args:
         points: float32 [N, 3].
         normal: float32 [N, 3], unit, towards the reference camera.
-        tilt: float32 [N], cosine between normal and line of sight.
-        sight: float32 [N, 3], unit, from the point to the reference camera.
+        frame: float32 [N, 3, 2], the cell's two half axes carried to the surface, world units.
         distance: float32 [N], to the reference camera.
         spacing: float32 [N], side of the cell in the world.
         confidence: float32 [N] in [0, 1].
@@ -48,8 +48,7 @@ class SurfacePoints:
 
     points: Tensor
     normal: Tensor
-    tilt: Tensor
-    sight: Tensor
+    frame: Tensor
     distance: Tensor
     spacing: Tensor
     confidence: Tensor
@@ -87,9 +86,9 @@ class SplatStyle:
     """
 
     scale: str = "spacing"
-    scale_factor: float = 0.55
+    scale_factor: float = 0.42
     flatness: float = 0.15
-    opacity: float = 0.95
+    opacity: float = 0.98
     guess_opacity: float = 0.6
 
 
@@ -106,51 +105,76 @@ def make_splats(surface: SurfacePoints, sh: Tensor, style: SplatStyle) -> Gaussi
 
     Example:
         >>> one = torch.ones(1)
-        >>> up = torch.tensor([[0.0, 0.0, 1.0]])
+        >>> axes = torch.eye(3)[None]
         >>> kind = torch.tensor([MATCHED])
-        >>> surface = SurfacePoints(0 * up, up, one, up, one, 0.1 * one, one, kind, kind)
+        >>> surface = SurfacePoints(
+        ...     axes[:, 0], axes[:, 2], 0.1 * axes[..., :2], one, 0.1 * one, one, kind, kind)
         >>> make_splats(surface, torch.zeros(1, 1, 3), SplatStyle()).scales[0].detach()
-        tensor([0.0550, 0.0550, 0.0083])
+        tensor([0.0420, 0.0420, 0.0063])
     """
+    axes, scales = surface_axes(surface)
     if style.scale == "distance":
         scales = (EDGS_SCALE * surface.distance)[:, None].expand(-1, 3)
     else:
-        scales = _surface_scales(surface, style)
-    opacity = _opacities(surface, style)
+        scales = style.scale_factor * room_factor(surface)[:, None] * scales
+        scales = torch.cat((scales, style.flatness * scales.amin(-1, keepdim=True)), dim=-1)
     return Gaussians3D(
         surface.points,
-        matrix_to_quaternion(_surface_axes(surface)),
+        matrix_to_quaternion(axes),
         scales.clamp(min=1e-12).log(),
-        torch.logit(opacity),
+        torch.logit(_opacities(surface, style)),
         sh[:, :1].contiguous(),
         sh[:, 1:].contiguous(),
     )
 
 
-def _surface_scales(surface: SurfacePoints, style: SplatStyle) -> Tensor:
-    spacing = surface.spacing
-    # Neighbours tell where merging has left less, or more, room than the cell.
-    if len(surface) > 4:
-        near = nearest_neighbour_distances(surface.points, k=4)
-        room = near.square().mean(-1).sqrt() / spacing.clamp(min=1e-12)
-        low, high = _SPACING_RANGE
-        spacing = spacing * room.clamp(low, high)
-    width = style.scale_factor * spacing
-    stretch = (1 / surface.tilt.clamp(min=1 / _MAX_STRETCH)).clamp(max=_MAX_STRETCH)
-    return torch.stack((width * stretch, width, style.flatness * width), dim=-1)
+def room_factor(surface: SurfacePoints) -> Tensor:
+    """Gives how much room neighbours leave each point, over the size of its cell.
+
+    Merging leaves less than the cell, or more.
+
+    Args:
+        surface: N points.
+
+    Returns:
+        float32 [N], within 0.5 to 1.2.
+    """
+    if len(surface) <= 4:
+        return torch.ones_like(surface.spacing)
+    near = nearest_neighbour_distances(surface.points, k=4)
+    room = near.square().mean(-1).sqrt() / surface.spacing.clamp(min=1e-12)
+    return room.clamp(*_SPACING_RANGE)
 
 
-def _surface_axes(surface: SurfacePoints) -> Tensor:
-    """Rotations [N, 3, 3]: columns along the tilt, across it, and the normal."""
+def surface_axes(surface: SurfacePoints) -> tuple[Tensor, Tensor]:
+    """Gives the principal axes of the cells on the surface.
+
+    Args:
+        surface: N points.
+
+    Returns:
+        Rotations [N, 3, 3], whose columns are the longer axis, the shorter and the normal; and the
+        half axes' lengths [N, 2], limited to `_MAX_STRETCH` times the spacing either way.
+    """
+    first, second = surface.frame.unbind(-1)
+    # Rotating the pair by this angle makes it orthogonal: the right singular vectors of [3, 2].
+    twice = torch.atan2(
+        2 * (first * second).sum(-1), first.square().sum(-1) - second.square().sum(-1)
+    )
+    cos, sin = (0.5 * twice).cos()[:, None], (0.5 * twice).sin()[:, None]
+    longer, shorter = cos * first + sin * second, cos * second - sin * first
+    lengths = torch.stack((longer.norm(dim=-1), shorter.norm(dim=-1)), dim=-1)
+    size = surface.spacing[:, None]
+    lengths = lengths.clamp(min=size / _MAX_STRETCH, max=size * _MAX_STRETCH)
     normal = surface.normal
-    along = surface.sight - (surface.sight * normal).sum(-1, keepdim=True) * normal
-    # A surface that faces the camera has no tilt: any direction in it will do.
+    along = longer - (longer * normal).sum(-1, keepdim=True) * normal
+    # A cell without extent has no direction: any in the surface will do.
     axis = torch.zeros_like(normal).scatter_(1, normal.abs().argmin(-1, keepdim=True), 1.0)
-    spare = torch.linalg.cross(normal, axis)
-    along = torch.where(along.norm(dim=-1, keepdim=True) > 1e-3, along, spare)
+    usable = along.norm(dim=-1, keepdim=True) > 1e-6 * size
+    along = torch.where(usable, along, torch.linalg.cross(normal, axis))
     along = along / along.norm(dim=-1, keepdim=True)
-    across = torch.linalg.cross(normal, along)
-    return torch.stack((along, across, normal), dim=-1)
+    rotation = torch.stack((along, torch.linalg.cross(normal, along), normal), dim=-1)
+    return rotation, lengths
 
 
 def _opacities(surface: SurfacePoints, style: SplatStyle) -> Tensor:

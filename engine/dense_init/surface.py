@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...representations import Camera
 from .consistency import DepthEstimate
 
 # Relative jumps of inverse depth from pixel to pixel above this are another surface.
 _JUMP = 0.012
 # Pulls planes towards facing the camera where the window holds too little.
 _RIDGE = 1e-4
+_GRAZING = 0.1
 _PIXELS_AT_ONCE = 1 << 14
 
 
@@ -30,12 +32,10 @@ class Surface:
     Args:
         depth: float32 [M], the plane's along the camera's z axis at the pixel.
         normal: float32 [M, 3], unit, in the world, towards the camera.
-        tilt: float32 [M], the cosine of the angle between the normal and the line of sight.
     """
 
     depth: Tensor
     normal: Tensor
-    tilt: Tensor
 
 
 def fit_surface(estimate: DepthEstimate, pixels: Tensor, radius: int = 2) -> Surface:
@@ -69,7 +69,42 @@ def fit_surface(estimate: DepthEstimate, pixels: Tensor, radius: int = 2) -> Sur
     facing = (local * sight).sum(-1, keepdim=True)
     local = torch.where(facing < 0, -local, local)
     rotation = estimate.camera.world_to_camera[:3, :3]
-    return Surface(depth, local @ rotation, facing.abs().squeeze(-1).clamp(max=1.0))
+    return Surface(depth, local @ rotation)
+
+
+def tangents(camera: Camera, xy: Tensor, points: Tensor, normal: Tensor) -> Tensor:
+    """Gives how points on their tangent planes move with their pixels.
+
+    Args:
+        camera: A single camera.
+        xy: [M, 2], where it sees the points, pixels.
+        points: [M, 3].
+        normal: [M, 3], unit, of the planes.
+
+    Returns:
+        [M, 3, 2], world units per pixel along x and y.
+
+    Example:
+        >>> K = torch.tensor([[10.0, 0, 4], [0, 10, 4], [0, 0, 1]])
+        >>> camera = Camera(torch.eye(4), K, 8, 8)
+        >>> axis = torch.tensor([[0.0, 0.0, 1.0]])
+        >>> moved = tangents(camera, torch.tensor([[4.0, 4.0]]), 2 * axis, -axis)[0]
+        >>> moved[:2].round(decimals=4).tolist()
+        [[0.2, 0.0], [0.0, 0.2]]
+    """
+    columns = []
+    for step in ((0.5, 0.0), (0.0, 0.5)):
+        ends = []
+        for sign in (1.0, -1.0):
+            origins, directions = camera.rays(xy + sign * xy.new_tensor(step))
+            height = ((points - origins) * normal).sum(-1)
+            slope = (directions * normal).sum(-1)
+            # Grazing rays meet the plane far off: the stretch is limited here, and by its user.
+            slope = torch.where(slope.abs() < _GRAZING, _GRAZING * slope.sign(), slope)
+            slope = torch.where(slope == 0, -_GRAZING, slope)
+            ends.append(origins + directions * (height / slope)[:, None])
+        columns.append(ends[0] - ends[1])
+    return torch.stack(columns, dim=-1)
 
 
 def _rays(estimate: DepthEstimate) -> Tensor:

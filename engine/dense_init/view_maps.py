@@ -194,24 +194,3 @@ def _enlarged(values: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def _enlarged_flags(flags: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(flags[None, None].float(), size, mode="nearest")[0, 0] > 0.5
-
-
-def detail(rgb: Tensor, flat_share: float) -> Tensor:
-    """Gives how dense splats should be: more where the image changes.
-
-    Args:
-        rgb: float32 [H, W, 3].
-        flat_share: Density of a featureless pixel over that of the average one, in (0, 1].
-
-    Returns:
-        float32 [H, W], positive.
-    """
-    gray = rgb.mean(-1)[None, None]
-    padded = F.pad(gray, (1, 1, 1, 1), mode="replicate")
-    dx = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
-    dy = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
-    change = torch.hypot(dx, dy)
-    smooth = F.avg_pool2d(F.pad(change, (2, 2, 2, 2), mode="replicate"), 5, stride=1)[0, 0]
-    # The square root spreads density: twice the contrast does not need twice the splats.
-    strength = smooth.sqrt()
-    return flat_share + (1 - flat_share) * strength / strength.mean().clamp(min=1e-6)
