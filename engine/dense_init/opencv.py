@@ -125,7 +125,7 @@ class OpenCVMatcher:
             if self.method == "sift":
                 detector = cv2.SIFT_create(nfeatures=self.max_keypoints)
             else:
-                detector = cv2.AKAZE_create()
+                detector = _akaze(cv2)
             points, descriptors = detector.detectAndCompute(_gray(view), None)
             # OpenCV's pixel centres are whole numbers.
             xy = torch.tensor([p.pt for p in points]).view(-1, 2) + 0.5
@@ -321,6 +321,19 @@ def _sgbm(left: np.ndarray, right: np.ndarray, lowest: int, count: int) -> Tenso
     )
     disparity = torch.from_numpy(matcher.compute(left, right).astype(np.float32) / 16)
     return disparity
+
+
+def _akaze(cv2: Any) -> Any:
+    """OpenCV 5 keeps AKAZE with its extra modules."""
+    for module in (cv2, getattr(cv2, "xfeatures2d", None)):
+        if hasattr(module, "AKAZE_create"):
+            return module.AKAZE_create()
+        if hasattr(module, "AKAZE"):
+            return module.AKAZE.create()
+    raise ImportError(
+        f"OpenCVMatcher: this OpenCV ({cv2.__version__}) has no AKAZE: install "
+        "opencv-contrib-python-headless, or use sift"
+    )
 
 
 def _gray(view: View) -> np.ndarray:
