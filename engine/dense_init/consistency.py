@@ -115,9 +115,7 @@ def _vote(
     return weight.where(same, 0.0), through.to(weight), known.to(weight)
 
 
-def visible(
-    estimate: DepthEstimate, points: Tensor, tolerance: Tensor | float = 0.02
-) -> Tensor:
+def visible(estimate: DepthEstimate, points: Tensor, tolerance: Tensor | float = 0.02) -> Tensor:
     """Tells which points a view sees, by its depths.
 
     Args:

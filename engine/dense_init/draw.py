@@ -17,8 +17,8 @@ from torch import Tensor
 from .geometry import inside, lift, nearest, pixel_size
 from .sampling import cell_sizes, cut_into_cells, sample_cells
 from .splats import INTERPOLATED, SurfacePoints
-from .surface import fit_surface, tangents
 from .structure import detail, edge_shapes
+from .surface import fit_surface, tangents
 from .view_maps import ViewMaps
 
 # Points of another view lie on this view's surface if their depths differ by no more, relative.

@@ -182,9 +182,7 @@ def far_depth(camera: Camera, center: Tensor, radius: float) -> Tensor:
     return (root - half) * along
 
 
-def choose_far(
-    view: FillView, others: Sequence[FillView], far: Tensor
-) -> tuple[Tensor, Tensor]:
+def choose_far(view: FillView, others: Sequence[FillView], far: Tensor) -> tuple[Tensor, Tensor]:
     """Decides for each blank pixel whether its guess stands, or the shell does, or neither.
 
     Args:

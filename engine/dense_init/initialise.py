@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, overload
 
 import torch
@@ -91,8 +91,7 @@ class _Options:
             )
         if self.style.scale not in ("spacing", "distance"):
             raise ValueError(
-                'dense_init: scale: expected "spacing" or "distance", '
-                f"got {self.style.scale!r}"
+                f'dense_init: scale: expected "spacing" or "distance", got {self.style.scale!r}'
             )
 
 
@@ -330,10 +329,6 @@ class _Initialiser:
         for done, (i, near) in enumerate(zip(references, neighbours), start=1):
             view, others = self.views[i], [self.views[j] for j in neighbours[done - 1]]
             if self.needs_parallax and not near:
-                found = None
-            else:
-                found = self.matcher.match(view, others)
-            if found is None:
                 blank = torch.zeros(view.height, view.width, device=self.device)
                 camera = view.camera.to(self.device).to(torch.float32)
                 estimates[i] = DepthEstimate(camera, blank, blank)
@@ -341,7 +336,7 @@ class _Initialiser:
                 estimates[i], errors = estimate_depth(
                     view,
                     others,
-                    found,
+                    self.matcher.match(view, others),
                     min_confidence=self.options.min_confidence,
                     max_error=self.options.max_error,
                     device=self.device,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a matcher is: finds, for the pixels of a reference view, where they are in its neighbours."""
+"""What a matcher is: it finds where the pixels of a reference view are in its neighbours."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 """From points on surfaces to Gaussians: flat ellipsoids that tile the surface as their cells tile
 the image.
 
-A point stands for a cell of side s pixels. T = dX/d(x, y) [3, 2] carries steps in the image to steps
-on the tangent plane of the surface, and E [2, 2] is the cell's shape: longer along the edges of the
+A point stands for a cell of side s pixels. T = dX/d(x, y) [3, 2] carries steps in the image to
+steps on the tangent plane of the surface, and E [2, 2] is the cell's shape: longer along the edges of the
 image by a factor a, shorter across by 1 / a, so that splats do not smear what differs. With the
 singular values of s T E = U diag(l) V^T,
 

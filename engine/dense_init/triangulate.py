@@ -185,9 +185,7 @@ def _errors(cameras: Sequence[Camera], xy: Tensor, points: Tensor) -> tuple[Tens
     return torch.stack(errors, dim=1), torch.stack([depth for _, depth in projected], dim=1)
 
 
-def _gauss_newton(
-    cameras: Sequence[Camera], xy: Tensor, weights: Tensor, points: Tensor
-) -> Tensor:
+def _gauss_newton(cameras: Sequence[Camera], xy: Tensor, weights: Tensor, points: Tensor) -> Tensor:
     """One step; a step that leaves the views' front or is not finite is not taken."""
     normal = points.new_zeros(len(points), 3, 3)
     side = torch.zeros_like(points)
