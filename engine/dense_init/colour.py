@@ -35,8 +35,8 @@ def sh_basis(degree: int, directions: Tensor) -> Tensor:
         [M, (degree + 1)^2].
 
     Example:
-        >>> sh_basis(1, torch.tensor([[0.0, 0.0, 1.0]])).round(decimals=4).tolist()
-        [[0.2821, -0.0, 0.4886, -0.0]]
+        >>> sh_basis(1, torch.tensor([[0.0, 0.0, 1.0]]))
+        tensor([[0.2821, 0.0000, 0.4886, 0.0000]])
     """
     count, n = (degree + 1) ** 2, len(directions)
     # The core evaluates three channels at once, so three basis functions a call.

@@ -6,7 +6,8 @@ d' there, whose point falls back on p' in view a. Then
 
     |p' - p| small         view b confirms the point;
     d' clearly beyond z    view b looks through the point: one of the two is wrong;
-    d' clearly before z    something may stand in front: says nothing.
+    d' clearly before z    something may stand in front: says nothing;
+    q is transparent       view b looks through the point, into nothing.
 
 How far p' is from p is the reprojection error, in pixels, whatever the units of the world.
 """
@@ -38,12 +39,14 @@ class DepthEstimate:
         depth: float32 [H, W] along the camera's z axis, 0 where unknown.
         confidence: float32 [H, W] in [0, 1].
         normal: float32 [H, W, 3] in the camera's axes; or None.
+        empty: bool [H, W], where the view sees that there is nothing (transparent pixels); or None.
     """
 
     camera: Camera
     depth: Tensor
     confidence: Tensor
     normal: Tensor | None = None
+    empty: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,10 @@ def _vote(
     weight = weight.clamp(min=0.6).where(gap.abs() < _SAME_SURFACE, weight)
     same = known & (weight >= 0.6) & (gap.abs() < _OTHER_SURFACE)
     through = known & ~same & (gap > 0)
+    if other.empty is not None:
+        nothing = inside(other.camera, position, depth) & nearest(other.empty, position)
+        through, known = through | nothing, known | nothing
+        same = same & ~nothing
     return weight.where(same, 0.0), through.to(weight), known.to(weight)
 
 

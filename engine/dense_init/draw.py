@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .geometry import inside, lift, nearest, pixel_size
-from .sampling import cell_sizes, cut_into_cells, sample_cells
+from .sampling import cell_sizes, centrality, cut_into_cells, sample_cells
 from .splats import INTERPOLATED, SurfacePoints
 from .structure import detail, edge_shapes
 from .surface import fit_surface, tangents
@@ -88,6 +88,7 @@ def _draw_view(
     taken = _taken_cells(maps, cells, sizes, earlier, n_cells)
     guess = torch.where(maps.kind >= INTERPOLATED, _GUESS_WEIGHT, 1.0)
     weight = maps.estimate.confidence * maps.score * guess * (maps.kind > 0)
+    weight = weight * centrality(cells)
     free = cells.where(~taken[cells.clamp(min=0)], -1)
     pixels = sample_cells(free, weight, generator)
     merged, points = int(taken.sum()), len(pixels)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...datasets import View
@@ -36,6 +37,28 @@ def allowed_pixels(view: View) -> Tensor:
     if image.shape[-1] == 4:
         allowed &= image[..., 3] > 127
     return allowed if mask is None else allowed & mask
+
+
+def empty_pixels(view: View) -> Tensor | None:
+    """Tells where a view sees that there is nothing: transparent, and not at a silhouette's rim.
+
+    Args:
+        view: The view.
+
+    Returns:
+        bool [H, W]; None if the image has no alpha channel.
+
+    Example:
+        >>> bool((empty_pixels(scene.train[0]) & allowed_pixels(scene.train[0])).any())
+        False
+    """
+    image, mask = view.image, view.mask
+    if image.shape[-1] != 4:
+        return None
+    # A pixel of slack: a point's own pixel may be the neighbour of the one that shows it.
+    reach = F.max_pool2d(image[None, None, ..., 3].float(), 3, stride=1, padding=1)[0, 0]
+    empty = reach == 0
+    return empty if mask is None else empty & mask
 
 
 def estimate_depth(
@@ -89,12 +112,14 @@ def estimate_depth(
         _check(reference, "normal", found.normal, (*size, 3))
     known = depth.isfinite() & (depth > 0) & (confidence.nan_to_num(0.0) >= min_confidence)
     known &= allowed_pixels(reference).to(device)
+    empty = empty_pixels(reference)
     return (
         DepthEstimate(
             reference.camera.to(device).to(torch.float32),
             depth.where(known, 0.0),
             confidence.where(known, 0.0).clamp(0, 1),
             None if found.normal is None else found.normal.to(device).float(),
+            None if empty is None else empty.to(device),
         ),
         errors,
     )

@@ -45,6 +45,7 @@ class FillView:
         depth: float32 [h, w], measured; 0 where unknown.
         filled: float32 [h, w], interpolated everywhere; 0 everywhere if nothing was measured.
         allowed: bool [h, w], where there may be points.
+        empty: bool [h, w], where the view sees that there is nothing.
     """
 
     camera: Camera
@@ -52,10 +53,16 @@ class FillView:
     depth: Tensor
     filled: Tensor
     allowed: Tensor
+    empty: Tensor
 
 
 def prepare_fill(
-    camera: Camera, rgb: Tensor, depth: Tensor, confidence: Tensor, allowed: Tensor
+    camera: Camera,
+    rgb: Tensor,
+    depth: Tensor,
+    confidence: Tensor,
+    allowed: Tensor,
+    empty: Tensor | None = None,
 ) -> FillView:
     """Reduces a view and interpolates its depth.
 
@@ -65,6 +72,7 @@ def prepare_fill(
         depth: float32 [H, W], 0 where unknown.
         confidence: float32 [H, W] in [0, 1].
         allowed: bool [H, W], where there may be points.
+        empty: bool [H, W], where the view sees that there is nothing; default nowhere.
 
     Returns:
         The reduced view.
@@ -83,11 +91,12 @@ def prepare_fill(
     size = (max(1, round(height / factor)), max(1, round(width / factor)))
     weight = confidence.where(depth > 0, 0.0)
     inverse = 1 / depth.where(depth > 0, 1.0)
-    maps = torch.stack((weight, weight * inverse, allowed.to(weight), *rgb.unbind(-1)))
+    nothing = torch.zeros_like(weight) if empty is None else empty.to(weight)
+    maps = torch.stack((weight, weight * inverse, allowed.to(weight), nothing, *rgb.unbind(-1)))
     small = F.interpolate(maps[None], size, mode="area")[0]
     share = small[0]
     known = small[1] / share.clamp(min=1e-12)
-    guide = small[3:].permute(1, 2, 0)
+    guide = small[4:].permute(1, 2, 0)
     filled = _interpolate(known, share, guide)
     return FillView(
         camera.resized(size[1], size[0]),
@@ -95,6 +104,7 @@ def prepare_fill(
         (1 / known.clamp(min=1e-12)).where(share > 0.2, 0.0),
         (1 / filled.clamp(min=1e-12)).where(filled > 0, 0.0),
         small[2] > 0.5,
+        small[3] > 0.99,
     )
 
 
@@ -197,7 +207,7 @@ def choose_far(view: FillView, others: Sequence[FillView], far: Tensor) -> tuple
     Example:
         >>> camera = Camera(torch.eye(4), torch.eye(3), 4, 4)
         >>> maps = torch.ones(4, 4)
-        >>> view = FillView(camera, torch.zeros(4, 4, 3), maps, maps, maps > 0)
+        >>> view = FillView(camera, torch.zeros(4, 4, 3), maps, maps, maps > 0, maps < 0)
         >>> bool(choose_far(view, [view], 9 * maps)[0].any())
         False
     """
@@ -222,7 +232,8 @@ def _cost(view: FillView, others: Sequence[FillView], depth: Tensor) -> tuple[Te
         surface = nearest(other.depth, position)
         seen = inside(other.camera, position, z) & nearest(other.allowed, position)
         hidden = (surface > 0) & (surface < 0.95 * z)
-        past = seen & (surface > 1.1 * z)
+        nothing = inside(other.camera, position, z) & nearest(other.empty, position)
+        past = (seen & (surface > 1.1 * z)) | nothing
         fair = seen & ~hidden & ~past
         difference = (bilinear(other.rgb, position) - colors).abs().mean(-1)
         cost += difference.where(fair, 0.0)

@@ -26,6 +26,8 @@ from .geometry import inside
 
 _BEST_ANGLES = (math.radians(4.0), math.radians(20.0))
 _TURN_SPREAD = math.radians(35.0)
+# Views this far apart are hardly alike.
+_ALIKE = math.radians(20.0)
 _PROBES = 1024
 _PROBES_PER_VIEW = 48
 # Below this angle at every probe, views show no depth.
@@ -158,7 +160,10 @@ def _choose(graph: ViewGraph, i: int, count: int) -> list[int]:
 
 
 def choose_references(graph: ViewGraph, count: int) -> list[int]:
-    """Chooses the views that points are taken from: greedily those that see most that is new.
+    """Chooses the views that points are taken from, so that each view has one like it among them.
+
+    A view stands for another as far as it sees the same probes from a similar side. Each choice
+    adds most to the sum, over all views, of how well the best choice stands for it.
 
     Args:
         graph: Of the views.
@@ -168,7 +173,7 @@ def choose_references(graph: ViewGraph, count: int) -> list[int]:
         Indices in ascending order; all if there are no more than `count`.
 
     Source:
-        Greedy maximum coverage: Nemhauser, Wolsey and Fisher 1978.
+        Greedy facility location: Nemhauser, Wolsey and Fisher 1978.
 
     Example:
         >>> len(choose_references(view_graph(scene, scene.train), 3))
@@ -177,14 +182,16 @@ def choose_references(graph: ViewGraph, count: int) -> list[int]:
     n_views = len(graph.sees)
     if n_views <= count:
         return list(range(n_views))
-    useful = graph.score.amax(-1).double() > 0
-    times_seen = torch.zeros(graph.sees.shape[1], dtype=torch.float64)
+    alike = graph.overlap * torch.exp(-0.5 * (graph.angle / _ALIKE).square())
+    alike.fill_diagonal_(1.0)
+    # A view that nothing can be matched with stands for itself alone, and gives nothing.
+    useful = 0.01 + 0.99 * (graph.score.amax(-1) > 0)
+    stood_for = torch.zeros(n_views)
     chosen: list[int] = []
-    sees = graph.sees.double()
     while len(chosen) < count:
-        gain = (sees * torch.exp(-times_seen)).sum(-1) * (0.01 + 0.99 * useful.double())
+        gain = (alike - stood_for[:, None]).clamp(min=0).sum(0) * useful
         gain[chosen] = -1
         best = int(gain.argmax())
         chosen.append(best)
-        times_seen += sees[best]
+        stood_for = torch.maximum(stood_for, alike[:, best])
     return sorted(chosen)

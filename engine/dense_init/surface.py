@@ -89,8 +89,9 @@ def tangents(camera: Camera, xy: Tensor, points: Tensor, normal: Tensor) -> Tens
         >>> camera = Camera(torch.eye(4), K, 8, 8)
         >>> axis = torch.tensor([[0.0, 0.0, 1.0]])
         >>> moved = tangents(camera, torch.tensor([[4.0, 4.0]]), 2 * axis, -axis)[0]
-        >>> moved[:2].round(decimals=4).tolist()
-        [[0.2, 0.0], [0.0, 0.2]]
+        >>> moved[:2]
+        tensor([[0.2000, 0.0000],
+                [0.0000, 0.2000]])
     """
     columns = []
     for step in ((0.5, 0.0), (0.0, 0.5)):

@@ -141,7 +141,14 @@ def fill_view(maps: ViewMaps) -> FillView:
     """
     rgb = maps.view.rgb().to(maps.kind.device)
     estimate = maps.estimate
-    return prepare_fill(estimate.camera, rgb, estimate.depth, estimate.confidence, maps.allowed)
+    return prepare_fill(
+        estimate.camera,
+        rgb,
+        estimate.depth,
+        estimate.confidence,
+        maps.allowed,
+        estimate.empty,
+    )
 
 
 def completed(

@@ -7,10 +7,12 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fieldline.datasets import Scene, View
-from fieldline.datasets.synthetic import still_life
+from fieldline.datasets.still_life import arrange
+from fieldline.datasets.synthetic import draw, orbit, still_life
 from fieldline.engine.dense_init import (
     DKM,
     Correspondence,
@@ -65,7 +67,7 @@ def test_points_give_their_depth_where_they_are_seen(still: Scene) -> None:
     # A point is anywhere in its pixel, so its depth is that of the pixel but for the slope; and
     # hardly one shows through from behind.
     assert float(error.median()) < 0.005
-    assert float((error > 0.1).float().mean()) < 0.05
+    assert float((error > 0.1).float().mean()) < 0.1
 
 
 def test_points_alone_initialise(still: Scene) -> None:
@@ -133,12 +135,21 @@ def test_epipolar_distance_is_zero_for_true_matches(still: Scene) -> None:
     assert float(epipolar_distance(first, second, a, moved).median()) > 5
 
 
-@pytest.mark.parametrize(("method", "enough"), [("sgbm", 1500), ("sift", 15)])
-def test_opencv_finds_true_depth(still: Scene, method, enough: int) -> None:
+@pytest.fixture(scope="module")
+def close() -> Scene:
+    """Three views of one height, nine degrees apart."""
+    cameras = orbit(120, 200, 150)[0:9:3]
+    images, depths = draw(arrange(np.random.default_rng(0)), cameras, 2)
+    views = [View(str(i), cameras[i], images[i], depth=depths[i]) for i in range(3)]
+    return Scene(views, test_every=0)
+
+
+@pytest.mark.parametrize(("method", "enough"), [("sgbm", 6000), ("sift", 30)])
+def test_opencv_finds_true_depth(close: Scene, method, enough: int) -> None:
     pytest.importorskip("cv2")
     matcher = OpenCVMatcher(method)
-    reference, neighbours = still.views[3], [still.views[2], still.views[4]]
-    matcher.prepare(still, [reference], [neighbours])
+    reference, neighbours = close.views[1], [close.views[0], close.views[2]]
+    matcher.prepare(close, [reference], [neighbours])
     found = matcher.match(reference, neighbours)
     error = relative_error(reference, depth_of(reference, neighbours, found))
     assert len(error) > enough
@@ -168,9 +179,10 @@ class FakeNetwork:
         self.seen.append(first.size)
         warp = self.warps.pop(0)
         height, width = warp.shape[0] // 2, warp.shape[1] // 2
-        inside = (warp[::2, ::2] >= 0).all(-1)
-        target = 2 * warp[::2, ::2] / torch.tensor([second.size[0], second.size[1]]) - 1
-        # Sampled at even pixels, whose centres are half a pixel from those of the small grid.
+        blocks = warp.view(height, 2, width, 2, 2)
+        inside = (blocks >= 0).flatten(3).all(-1).all(1)
+        small = blocks.mean((1, 3))
+        target = 2 * small / torch.tensor([second.size[0], second.size[1]]) - 1
         x = torch.linspace(-1 + 1 / width, 1 - 1 / width, width)
         y = torch.linspace(-1 + 1 / height, 1 - 1 / height, height)
         own = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
@@ -224,11 +236,11 @@ def test_network_warps_become_pixels(
         assert asked["path_to_weights"] == str(weights)
     assert found.warp is not None
     assert found.warp.shape == (2, 90, 120, 2)
-    # At the small grid's own points: pixel (2 i, 2 j) stands for the corner of four pixels.
     sure = (found.confidence == 1).all(0) & (warp >= 0).all(-1).all(0)
     sure[:, -2:] = sure[-2:] = False
     error = (found.warp[:, sure] - warp[:, sure]).norm(dim=-1)
-    assert float(error.median()) < 0.8
+    assert len(error.flatten()) > 4000
+    assert float(error.median()) < 0.05
 
 
 def test_romav2_loads_without_the_network(
