@@ -53,9 +53,7 @@ def test_init_writes_points_and_colmap_models(
     assert main(["init", str(photos), "-o", str(model), "--text", *QUICK]) == 0
     assert (model / "points3D.txt").is_file()
     assert (model / "images.txt").is_file()
-    assert "already holds a COLMAP model" in refusal(
-        capsys, "init", photos, "-o", model, *QUICK
-    )
+    assert "already holds a COLMAP model" in refusal(capsys, "init", photos, "-o", model, *QUICK)
 
 
 def test_init_json(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

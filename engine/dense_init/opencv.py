@@ -324,10 +324,9 @@ def _sgbm(left: np.ndarray, right: np.ndarray, lowest: int, count: int) -> Tenso
 def _akaze(cv2: Any) -> Any:
     """OpenCV 5 keeps AKAZE with its extra modules."""
     for module in (cv2, getattr(cv2, "xfeatures2d", None)):
-        if hasattr(module, "AKAZE_create"):
-            return module.AKAZE_create()
-        if hasattr(module, "AKAZE"):
-            return module.AKAZE.create()
+        make = getattr(module, "AKAZE_create", None)
+        if make is not None:
+            return make()
     raise ImportError(
         f"OpenCVMatcher: this OpenCV ({cv2.__version__}) has no AKAZE: install "
         "opencv-contrib-python-headless, or use sift"

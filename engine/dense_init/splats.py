@@ -3,9 +3,9 @@
 the image.
 
 A point stands for a cell of side s pixels. T = dX/d(x, y) [3, 2] carries steps in the image to
-steps on the tangent plane of the surface, and E [2, 2] is the cell's shape: longer along the edges of the
-image by a factor a, shorter across by 1 / a, so that splats do not smear what differs. With the
-singular values of s T E = U diag(l) V^T,
+steps on the tangent plane of the surface, and E [2, 2] is the cell's shape: longer along the edges
+of the image by a factor a, shorter across by 1 / a, so that splats do not smear what differs. With
+the singular values of s T E = U diag(l) V^T,
 
     standard deviations    scale_factor * l, and flatness * the smaller along the normal
     rotation               columns u_1, u_2 and the normal
@@ -110,7 +110,7 @@ def make_splats(surface: SurfacePoints, sh: Tensor, style: SplatStyle) -> Gaussi
         >>> surface = SurfacePoints(
         ...     axes[:, 0], axes[:, 2], 0.1 * axes[..., :2], one, 0.1 * one, one, kind, kind)
         >>> make_splats(surface, torch.zeros(1, 1, 3), SplatStyle()).scales[0].detach()
-        tensor([0.0470, 0.0470, 0.0070])
+        tensor([0.0470, 0.0470, 0.0071])
     """
     axes, scales = surface_axes(surface)
     if style.scale == "distance":

@@ -158,8 +158,8 @@ def starting_splats(
 
     if start is None:
         return None, None
-    given = {"sh_degree": sh_degree, "seed": seed}
-    options = {name: value for name, value in given.items() if value is not None}
+    given: dict[str, Any] = {"sh_degree": sh_degree, "seed": seed}
+    options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if start == "dense":
         if per_view is not None:
             options["per_view"] = per_view

@@ -161,7 +161,7 @@ def train(
     model: Gaussians3D | None = None,
     **settings: Any,
 ) -> FitResult:
-    """Trains a model, by default a new one, with a progress bar; config.json also names its photos."""
+    """Trains a model, by default a new one, with a progress bar; config.json names its photos."""
     from ..engine.training import TrainingDivergedError, fit_events
 
     events = fit_events(model, scene, out=folder, **settings)

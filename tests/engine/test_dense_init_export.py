@@ -45,9 +45,7 @@ def test_colmap_model_comes_back(
     assert again.point_colors is not None
     assert int(again.point_colors.float().std()) > 10
     for view, loaded in zip(still.views, again.views):
-        assert torch.allclose(
-            view.camera.world_to_camera, loaded.camera.world_to_camera, atol=1e-5
-        )
+        assert torch.allclose(view.camera.world_to_camera, loaded.camera.world_to_camera, atol=1e-5)
         assert torch.allclose(view.camera.K, loaded.camera.K, atol=1e-4)
         assert torch.equal(view.image, loaded.image)
     with pytest.raises(ValueError, match="expected one without a model"):

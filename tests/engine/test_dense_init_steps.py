@@ -36,9 +36,7 @@ def still() -> Scene:
 
 def rig(*eyes: tuple[float, float, float], model: str = "pinhole") -> list[fl.Camera]:
     return [
-        fl.Camera.look_at(
-            eye, (0, 0, 5), (0, -1, 0), focal=120, width=160, height=120, model=model
-        )
+        fl.Camera.look_at(eye, (0, 0, 5), (0, -1, 0), focal=120, width=160, height=120, model=model)
         for eye in eyes
     ]
 
