@@ -25,8 +25,8 @@ struct Penalties {
 // A change of plane costs less where the image changes too.
 FL_HD int edge_penalty(const Penalties& p, int grey_here, int grey_before) {
   const int step = grey_here > grey_before ? grey_here - grey_before : grey_before - grey_here;
-  const int p2 = static_cast<int>(static_cast<float>(p.p2) * p.edge /
-                                  (p.edge + static_cast<float>(step)));
+  const int p2 =
+      static_cast<int>(static_cast<float>(p.p2) * p.edge / (p.edge + static_cast<float>(step)));
   return p2 > p.p1 ? p2 : p.p1;
 }
 

@@ -33,20 +33,24 @@ FL_HD Projected project_pixel(const float* m, float x, float y, float w) {
           (m[4] * x + (m[5] * y + (m[6] + w * m[7]))) * inverse, s};
 }
 
+// Neither unknown, nor infinite, nor NaN.
+FL_HD bool is_depth(float depth) { return depth > 0.0f && depth < 3e38f; }
+
 // 1 where the points coincide, falling to 0 at a tolerance and beyond; -1 where the neighbour does
 // not see the point or does not know its depth.
 FL_HD float agreement_of(const ConsistencyArgs& a, int x, int y) {
   const float depth = a.depth[static_cast<int64_t>(y) * a.width + x];
-  if (!(depth > 0.0f)) return -1.0f;
+  if (!is_depth(depth)) return -1.0f;
   const float px = static_cast<float>(x) + 0.5f, py = static_cast<float>(y) + 0.5f;
   const Projected p = project_pixel(a.there, px, py, 1.0f / depth);
   if (!(p.ratio > kNearestRatio && p.x >= 0.0f && p.y >= 0.0f &&
-        p.x < static_cast<float>(a.neighbour_width) && p.y < static_cast<float>(a.neighbour_height)))
+        p.x < static_cast<float>(a.neighbour_width) &&
+        p.y < static_cast<float>(a.neighbour_height)))
     return -1.0f;
   // The pixel's own centre, not where the point fell: depths are not to be mixed across edges.
   const int u = static_cast<int>(p.x), v = static_cast<int>(p.y);
   const float found = a.neighbour_depth[static_cast<int64_t>(v) * a.neighbour_width + u];
-  if (!(found > 0.0f)) return -1.0f;
+  if (!is_depth(found)) return -1.0f;
   const Projected q = project_pixel(a.back, p.x, p.y, 1.0f / found);
   if (!(q.ratio > kNearestRatio)) return 0.0f;
   const float apart = std::fabs(q.ratio * found - depth) / depth;

@@ -32,14 +32,13 @@ Tensor match_consistency(Tensor depth, Tensor neighbour_depth, Tensor there, Ten
                   depth_tolerance, ", ", pixel_tolerance);
   dense_all(depth, neighbour_depth, there, back);
   const Tensor agreement = new_empty(depth, {depth.size(0), depth.size(1)});
-  Backend::run(ConsistencyArgs{input<float>(depth), input<float>(neighbour_depth),
-                               input<float>(there), input<float>(back), output<float>(agreement),
-                               static_cast<int>(depth.size(1)), static_cast<int>(depth.size(0)),
-                               static_cast<int>(neighbour_depth.size(1)),
-                               static_cast<int>(neighbour_depth.size(0)),
-                               static_cast<float>(depth_tolerance),
-                               static_cast<float>(pixel_tolerance)},
-               depth);
+  Backend::run(
+      ConsistencyArgs{input<float>(depth), input<float>(neighbour_depth), input<float>(there),
+                      input<float>(back), output<float>(agreement), static_cast<int>(depth.size(1)),
+                      static_cast<int>(depth.size(0)), static_cast<int>(neighbour_depth.size(1)),
+                      static_cast<int>(neighbour_depth.size(0)),
+                      static_cast<float>(depth_tolerance), static_cast<float>(pixel_tolerance)},
+      depth);
   return agreement;
 }
 

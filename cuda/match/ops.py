@@ -68,8 +68,8 @@ def plane_sweep(
 
     The cost of a neighbour is 0.6 (1 - NCC) + 0.4 x (share of census bits that differ, doubled),
     each clamped to [0, 1], over windows of 7 x 7 pixels; NCC is damped where there is no texture.
-    A pixel's cost is the mean of its `best` smallest. A neighbour that does not see the point counts
-    as a poor match. Windows are continued beyond the image by its edge.
+    A pixel's cost is the mean of its `best` smallest. A neighbour that does not see the point
+    counts as a poor match. Windows are continued beyond the image by its edge.
 
     Args:
         reference: int16 [H, W].
@@ -99,9 +99,7 @@ def plane_sweep(
 def _plane_sweep_fake(
     reference: Tensor, neighbours: Any, warps: Tensor, inverse_depths: Tensor, *rest: Any
 ) -> Tensor:
-    return reference.new_empty(
-        (*reference.shape, inverse_depths.shape[0]), dtype=torch.uint8
-    )
+    return reference.new_empty((*reference.shape, inverse_depths.shape[0]), dtype=torch.uint8)
 
 
 @torch.no_grad()

@@ -27,7 +27,8 @@ constexpr int kMaxValue = 1023;
 
 // Costs are 0 (alike) to kWorstCost.
 constexpr int kWorstCost = 254;
-// Of a neighbour that does not see the pixel: worse than a fair match, better than a clear mismatch.
+// Of a neighbour that does not see the pixel: worse than a fair match, better than a clear
+// mismatch.
 constexpr int kUnseenCost = 170;
 // Added to the sums of squared deviations: a window whose standard deviation is one grey level
 // counts half, so that noise on a blank wall is no texture.
@@ -58,8 +59,8 @@ FL_HD uint32_t pack_texel(int here, int right) {
   return half(here) | (half(right) << 16);
 }
 
-// What the maths below runs on: one pixel, or a vector of them (sweep_simd.cpp has that one). A mask
-// is an integer of all ones or none.
+// What the maths below runs on: one pixel, or a vector of them (sweep_simd.cpp has that one). A
+// mask is an integer of all ones or none.
 struct OnePixel {
   using F = float;
   using I = int;
@@ -148,13 +149,12 @@ FL_HD typename L::F inverse_deviation(typename L::I sum, typename L::I squares) 
 
 // Cost of a window pair, 0 to kWorstCost, from its sums and the census bits that differ.
 template <typename L>
-FL_HD typename L::I window_cost(typename L::I sum_i, typename L::F inverse_i,
-                                typename L::I sum_j, typename L::I squares_j,
-                                typename L::I products, typename L::I differing) {
+FL_HD typename L::I window_cost(typename L::I sum_i, typename L::F inverse_i, typename L::I sum_j,
+                                typename L::I squares_j, typename L::I products,
+                                typename L::I differing) {
   using F = typename L::F;
   const F one = F{} + 1.0f, zero = F{} + 0.0f;
-  const F covariance =
-      L::real(products) - L::real(sum_i) * L::real(sum_j) * (1.0f / kWindowPixels);
+  const F covariance = L::real(products) - L::real(sum_i) * L::real(sum_j) * (1.0f / kWindowPixels);
   const F ncc = covariance * inverse_i * inverse_deviation<L>(sum_j, squares_j);
   const F unlike = L::smaller(L::larger(one - ncc, zero), one);
   // Half of the bits differ between unrelated windows.
@@ -168,8 +168,8 @@ struct Interpolation {
 };
 
 FL_HD Interpolation interpolate(int i, int fine, int coarse) {
-  const float at = (static_cast<float>(i) + 0.5f) * static_cast<float>(coarse) /
-                       static_cast<float>(fine) - 0.5f;
+  const float at =
+      (static_cast<float>(i) + 0.5f) * static_cast<float>(coarse) / static_cast<float>(fine) - 0.5f;
   const float clamped = at < 0.0f ? 0.0f : at;
   int first = static_cast<int>(clamped);
   if (first > coarse - 1) first = coarse - 1;

@@ -89,8 +89,6 @@ struct CpuSweep {
 
 }  // namespace
 
-FL_LIBRARY_IMPL_CPU(m) {
-  m.impl("match_plane_sweep", TORCH_BOX(&match_plane_sweep<CpuSweep>));
-}
+FL_LIBRARY_IMPL_CPU(m) { m.impl("match_plane_sweep", TORCH_BOX(&match_plane_sweep<CpuSweep>)); }
 
 }  // namespace fl::match

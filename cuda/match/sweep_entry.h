@@ -38,8 +38,8 @@ inline void check_sweep(const Tensor& reference, const std::vector<Tensor>& neig
   const char* op = "match_plane_sweep";
   const int64_t n = static_cast<int64_t>(neighbours.size());
   check_grey(reference, op, "reference");
-  STD_TORCH_CHECK(n >= 1 && n <= kMaxNeighbours, op, ": neighbours: expected 1 to ",
-                  kMaxNeighbours, " images, got ", n);
+  STD_TORCH_CHECK(n >= 1 && n <= kMaxNeighbours, op, ": neighbours: expected 1 to ", kMaxNeighbours,
+                  " images, got ", n);
   for (const Tensor& image : neighbours) {
     check_grey(image, op, "neighbours");
     check_same_device(image, reference, op, "neighbours");

@@ -21,9 +21,9 @@ using match::kRadius;
 using match::kWindow;
 using match::Offset;
 using match::PackedImage;
+using match::RowWarp;
 using match::SweepArgs;
 using match::SweepScratch;
-using match::RowWarp;
 using match::Warp;
 
 typedef uint8_t Byte64 __attribute__((vector_size(64), aligned(64)));
@@ -121,7 +121,7 @@ FL_SIMD void load_census(const SweepScratch& s, int rows, int width) {
 }
 
 struct VerticalSums {
-  int32_t *__restrict__ j, *__restrict__ jj, *__restrict__ ij;
+  int32_t* __restrict__ j, * __restrict__ jj, * __restrict__ ij;
 };
 
 // Adds row i of the band's input to the sliding sums, and takes off the one that leaves.
@@ -172,8 +172,8 @@ FL_SIMD void load_reference_sums(const SweepScratch& s, int rows, int width) {
     across(v.j, sum, width);
     across(v.jj, squares, width);
     for (int x = 0; x < width; x += kLanes)
-      store(inverse + x, match::inverse_deviation<Lanes>(load<Int16>(sum + x),
-                                                         load<Int16>(squares + x)));
+      store(inverse + x,
+            match::inverse_deviation<Lanes>(load<Int16>(sum + x), load<Int16>(squares + x)));
   }
 }
 
@@ -260,9 +260,9 @@ FL_SIMD void compare_band(const SweepArgs& a, const SweepScratch& s, int rows) {
     uint8_t* differing = row_of(s.differing, s, 0);
     for (int x = 0; x < a.width; x += kLanes) {
       const Int16 bits = __builtin_convertvector(load<Byte16>(differing + x), Int16);
-      const Int16 cost = match::window_cost<Lanes>(
-          load<Int16>(sum + x), load<Float16>(inverse + x), load<Int16>(j + x),
-          load<Int16>(jj + x), load<Int16>(ij + x), bits);
+      const Int16 cost = match::window_cost<Lanes>(load<Int16>(sum + x), load<Float16>(inverse + x),
+                                                   load<Int16>(j + x), load<Int16>(jj + x),
+                                                   load<Int16>(ij + x), bits);
       const Byte16 known = load<Byte16>(seen + x);
       const Byte16 unseen = Byte16{} + static_cast<uint8_t>(match::kUnseenCost);
       store(differing + x, (__builtin_convertvector(cost, Byte16) & known) | (unseen & ~known));

@@ -30,8 +30,8 @@ FL_HD Winner finish_winner(const uint16_t* total, const uint8_t* cost, int plane
   const bool inner = best > 0 && best < planes - 1;
   const float offset =
       inner ? parabola_offset(total[best - 1], total[best], total[best + 1]) : 0.0f;
-  const float margin = rival > 0 ? 1.0f - static_cast<float>(total[best]) / static_cast<float>(rival)
-                                 : 0.0f;
+  const float margin =
+      rival > 0 ? 1.0f - static_cast<float>(total[best]) / static_cast<float>(rival) : 0.0f;
   return {static_cast<float>(best) + offset, static_cast<float>(cost[best]) * (1.0f / 254.0f),
           margin};
 }

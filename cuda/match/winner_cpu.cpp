@@ -10,9 +10,8 @@ namespace {
 
 struct CpuWinner {
   static void run(const WinnerArgs& a, const Tensor&) {
-    parallel_for(0, a.pixels, 4096, [&](int64_t begin, int64_t end) {
-      FL_ISA_SELECT(winner_run)(a, begin, end);
-    });
+    parallel_for(0, a.pixels, 4096,
+                 [&](int64_t begin, int64_t end) { FL_ISA_SELECT(winner_run)(a, begin, end); });
   }
 };
 

@@ -6,8 +6,8 @@
 #include <tuple>
 
 #include "core/check.h"
-#include "match/winner.h"
 #include "match/sweep.h"
+#include "match/winner.h"
 
 namespace fl::match {
 

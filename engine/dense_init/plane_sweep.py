@@ -24,13 +24,19 @@ from torch.nn import functional
 
 from ...cuda.match import ops
 from ...datasets import Scene, View
-from ...datasets.coverage import depth_ranges
 from ...datasets.images import area_resize
 from ...representations.cameras import Camera
 from .matcher import Correspondence
 
 # Points that a view must see for its range of depths to come from them.
 _MIN_POINTS = 20
+# The range is that of all depths but the outermost, widened.
+_QUANTILES = torch.tensor([0.005, 0.995], dtype=torch.float64)
+_NEAR_ROOM, _FAR_ROOM = 0.85, 1.3
+# Without points the range is scanned for: from so many baselines away (nearer things look too
+# different from two places) to so many times as far, by pixels that are surely matched.
+_NEAREST_BASELINES, _FARTHEST, _SCAN_PLANES = 1.5, 1000.0, 192
+_SCAN_COST, _SCAN_MARGIN, _MIN_SCANNED = 0.3, 0.08, 100
 # Images smaller than this on a side are not reduced further.
 _MIN_SIDE = 48
 # A neighbour that shifts the image by less over the whole range says nothing about depth.
@@ -262,9 +268,7 @@ class PlaneSweep:
         total = ops.semi_global(cost, levels[0].grey, p1=self.p1, p2=self.p2)
         return self._read(ops.winner(total, cost), inverse, levels[0].grey)
 
-    def _costs(
-        self, levels: list[_Level], others: list[list[_Level]], inverse: Tensor
-    ) -> Tensor:
+    def _costs(self, levels: list[_Level], others: list[list[_Level]], inverse: Tensor) -> Tensor:
         """The costs [H, W, D] of the finest size, coarser ones blended in."""
         cost: Tensor | None = None
         for scale in reversed(range(len(levels))):
@@ -299,11 +303,29 @@ class PlaneSweep:
             inside = (xy >= 0).all(-1) & (xy[:, 0] < view.width) & (xy[:, 1] < view.height)
             depth = depth[inside & (depth > 0)].double()
             if len(depth) >= _MIN_POINTS:
-                near, far = depth.quantile(depth.new_tensor([0.005, 0.995])).tolist()
-                return 0.85 * near, 1.3 * far
-        cameras = [view.camera, *(other.camera for other in self._partners[view])]
-        near, far = depth_ranges(cameras)[0].tolist()
-        return near, far
+                near, far = depth.quantile(_QUANTILES.to(depth)).tolist()
+                return _NEAR_ROOM * near, _FAR_ROOM * far
+        return self._scan(view)
+
+    def _scan(self, view: View) -> tuple[float, float]:
+        """The range of depths that a sweep of the smallest size finds, all but to infinity."""
+        gaps = [float((view.camera.center - v.camera.center).norm()) for v in self._partners[view]]
+        nearest = _NEAREST_BASELINES * sorted(gaps)[min(1, len(gaps) - 1)]
+        if nearest <= 0:
+            return 1.0, 2.0  # From one place any depth looks the same.
+        farthest = nearest * _FARTHEST
+        level = [self._levels(view)[-1]]
+        partners = [[self._levels(v)[-1]] for v in self._partners[view]]
+        inverse = torch.linspace(1 / farthest, 1 / nearest, _SCAN_PLANES, device=self.device)
+        cost = self._costs(level, partners, inverse)
+        total = ops.semi_global(cost, level[0].grey, p1=self.p1, p2=self.p2)
+        found = ops.winner(total, cost)
+        depth = self._read(found, inverse, level[0].grey).depth
+        depth = depth[(depth > 0) & (found.cost < _SCAN_COST) & (found.margin > _SCAN_MARGIN)]
+        if len(depth) < _MIN_SCANNED:
+            return nearest, farthest
+        near, far = depth.double().quantile(_QUANTILES.to(depth.device)).tolist()
+        return _NEAR_ROOM * near, _FAR_ROOM * far
 
     # -- several views -----------------------------------------------------------------------------
 
@@ -342,8 +364,8 @@ def _check_int(name: str, value: int, low: int, high: int) -> None:
 def _check_pinhole(view: View) -> None:
     if view.camera.model != "pinhole":
         raise ValueError(
-            f"PlaneSweep: {view.name}: expected a pinhole camera, got {view.camera.model}; load the "
-            "scene undistorted"
+            f"PlaneSweep: {view.name}: expected a pinhole camera, got {view.camera.model}; "
+            "load the scene undistorted"
         )
 
 
