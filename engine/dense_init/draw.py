@@ -80,8 +80,8 @@ def _draw_view(
     flat_share: float,
     generator: torch.Generator,
 ) -> Draw:
-    rgb = maps.view.rgb().to(maps.kind.device)
-    density = detail(rgb, flat_share) * maps.allowed
+    picture = _picture(maps)
+    density = detail(picture, flat_share) * maps.allowed
     cells = cut_into_cells(density, per_view)
     sizes = cell_sizes(cells)
     n_cells = int(cells.max()) + 1
@@ -93,11 +93,21 @@ def _draw_view(
     pixels = sample_cells(free, weight, generator)
     merged, points = int(taken.sum()), len(pixels)
     return Draw(
-        _surface_points(number, maps, rgb, pixels, sizes) if points else None,
+        _surface_points(number, maps, picture, pixels, sizes) if points else None,
         cells=n_cells,
         merged=merged,
         empty=n_cells - merged - points,
     )
+
+
+def _picture(maps: ViewMaps) -> Tensor:
+    """The image [H, W, C] whose edges count: where there is alpha, it is a channel, so that a dark
+    silhouette has an edge too."""
+    view = maps.view
+    rgb = view.rgb().to(maps.kind.device)
+    if view.image.shape[-1] == 3:
+        return rgb
+    return torch.cat((rgb, view.image[..., 3:].to(rgb) / 255), dim=-1)
 
 
 def _taken_cells(
@@ -122,14 +132,14 @@ def _taken_cells(
 
 
 def _surface_points(
-    number: int, maps: ViewMaps, rgb: Tensor, pixels: Tensor, sizes: Tensor
+    number: int, maps: ViewMaps, picture: Tensor, pixels: Tensor, sizes: Tensor
 ) -> SurfacePoints:
     estimate = maps.estimate
     surface = fit_surface(estimate, pixels)
     camera = estimate.camera
     xy = camera.pixel_centers().view(-1, 2)[pixels]
     points = lift(camera, xy, surface.depth)
-    shape = edge_shapes(rgb).view(-1, 2, 2)[pixels]
+    shape = edge_shapes(picture).view(-1, 2, 2)[pixels]
     frame = tangents(camera, xy, points, surface.normal) @ shape
     sure = estimate.confidence * maps.score
     return SurfacePoints(

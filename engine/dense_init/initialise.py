@@ -27,6 +27,7 @@ from .draw import Draw, draw_points
 from .estimate import allowed_pixels, estimate_depth
 from .matcher import Matcher
 from .neighbours import NO_PARALLAX, ViewGraph, choose_neighbours, choose_references, view_graph
+from .plane_sweep import PlaneSweep
 from .point_cloud import PointCloudMatcher
 from .report import DenseInitProgress, DenseInitReport, ProgressCallback, ViewCoverage
 from .splats import (
@@ -189,7 +190,7 @@ def dense_init(
     Args:
         scene: At least two training views with poses (one is enough for a matcher that brings
             depth). Masked and transparent pixels give no points.
-        matcher: Finds the correspondences; default `PlaneSweep()`.
+        matcher: Finds the correspondences; default `PlaneSweep` on the device.
         per_view: Cells that each view's image is cut into, each of which gives one point unless an
             earlier view's point lies in it.
         max_points: Most splats in all; the cells become larger to keep to it. Default no limit.
@@ -245,16 +246,10 @@ def dense_init(
     )
     clock = _Clock(progress)
     place = torch.device("cpu" if device is None else device)
-    gaussians, report = _Initialiser(scene, _matcher(matcher), options, place, clock).run()
+    gaussians, report = _Initialiser(
+        scene, PlaneSweep(device=place) if matcher is None else matcher, options, place, clock
+    ).run()
     return (gaussians, report) if return_report else gaussians
-
-
-def _matcher(matcher: Matcher | None) -> Matcher:
-    if matcher is not None:
-        return matcher
-    from .plane_sweep import PlaneSweep
-
-    return PlaneSweep()
 
 
 class _Initialiser:

@@ -13,9 +13,9 @@ _EDGE_STRETCH = 1.8
 _CLEAR = 0.02
 
 
-def _gradients(rgb: Tensor) -> tuple[Tensor, Tensor]:
+def _gradients(image: Tensor) -> tuple[Tensor, Tensor]:
     """Derivatives of the brightness along x and y, [H, W] each."""
-    gray = rgb.mean(-1)[None, None]
+    gray = image.mean(-1)[None, None]
     padded = F.pad(gray, (1, 1, 1, 1), mode="replicate")[0, 0]
     return (
         0.5 * (padded[1:-1, 2:] - padded[1:-1, :-2]),
@@ -30,11 +30,11 @@ def _smoothed(values: Tensor) -> Tensor:
     return F.avg_pool2d(padded, 5, stride=1).view(values.shape)
 
 
-def detail(rgb: Tensor, flat_share: float) -> Tensor:
+def detail(image: Tensor, flat_share: float) -> Tensor:
     """Gives how dense splats should be: more where the image changes.
 
     Args:
-        rgb: float32 [H, W, 3].
+        image: float32 [H, W, C].
         flat_share: Density of a featureless pixel over that of the average one, in (0, 1].
 
     Returns:
@@ -45,15 +45,15 @@ def detail(rgb: Tensor, flat_share: float) -> Tensor:
         tensor(0.2500)
     """
     # The square root spreads density: twice the contrast does not need twice the splats.
-    strength = _smoothed(torch.hypot(*_gradients(rgb))).sqrt()
+    strength = _smoothed(torch.hypot(*_gradients(image))).sqrt()
     return flat_share + (1 - flat_share) * strength / strength.mean().clamp(min=1e-6)
 
 
-def edge_shapes(rgb: Tensor) -> Tensor:
+def edge_shapes(image: Tensor) -> Tensor:
     """Gives the shape of a cell at each pixel: longer along the image's edges, narrower across.
 
     Args:
-        rgb: float32 [H, W, 3].
+        image: float32 [H, W, C].
 
     Returns:
         float32 [H, W, 2, 2], symmetric, of determinant 1; the unit matrix where there is no edge.
@@ -68,7 +68,7 @@ def edge_shapes(rgb: Tensor) -> Tensor:
         >>> bool(shape[1, 1] > 1.5 and shape[0, 0] < 0.7)
         True
     """
-    dx, dy = _gradients(rgb)
+    dx, dy = _gradients(image)
     xx, xy, yy = _smoothed(torch.stack((dx * dx, dx * dy, dy * dy)))
     strength = torch.hypot(xx - yy, 2 * xy)
     clear = strength / (xx + yy + _CLEAR**2)
@@ -87,4 +87,4 @@ def edge_shapes(rgb: Tensor) -> Tensor:
         ),
         dim=-1,
     )
-    return shape.view(*rgb.shape[:2], 2, 2)
+    return shape.view(*image.shape[:2], 2, 2)
