@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs: training."""
+"""What runs: dense initialisation, training."""

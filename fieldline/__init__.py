@@ -21,6 +21,7 @@ from .errors import FileFormatError
 
 if TYPE_CHECKING:
     from . import compat, cuda, datasets, engine, representations, tracers
+    from .engine.dense_init import DenseInitReport, PlaneSweep, dense_init
     from .engine.training import (
         FitConfig,
         FitFinished,
@@ -43,13 +44,16 @@ if TYPE_CHECKING:
 _HOME = {
     "Camera": "representations.cameras",
     "CameraPath": "representations.camera_path",
+    "DenseInitReport": "engine.dense_init",
     "FitConfig": "engine.training",
     "FitFinished": "engine.training",
     "FitProgress": "engine.training",
     "FitResult": "engine.training",
     "Gaussians3D": "representations.gaussians",
+    "PlaneSweep": "engine.dense_init",
     "PointCloud": "representations.points",
     "RenderOutput": "tracers.splatting",
+    "dense_init": "engine.dense_init",
     "evaluate": "engine.training",
     "fit": "engine.training",
     "fit_events": "engine.training",
@@ -68,18 +72,21 @@ _HOME = {
 __all__ = [
     "Camera",
     "CameraPath",
+    "DenseInitReport",
     "FileFormatError",
     "FitConfig",
     "FitFinished",
     "FitProgress",
     "FitResult",
     "Gaussians3D",
+    "PlaneSweep",
     "PointCloud",
     "RenderOutput",
     "__version__",
     "compat",
     "cuda",
     "datasets",
+    "dense_init",
     "engine",
     "evaluate",
     "fit",

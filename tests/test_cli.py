@@ -21,7 +21,7 @@ from PIL import Image
 import fieldline as fl
 from fieldline.cli import main
 
-COMMANDS = ("demo", "reconstruct", "render", "eval", "convert", "info", "doctor")
+COMMANDS = ("demo", "reconstruct", "init", "render", "eval", "convert", "info", "doctor")
 
 
 @pytest.fixture(scope="module")

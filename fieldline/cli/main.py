@@ -20,6 +20,7 @@ from .demo import Demo
 from .doctor import Doctor
 from .evaluate import Evaluate
 from .info import Info
+from .initialise import Init
 from .reconstruct import Reconstruct
 from .render import Render
 
@@ -39,6 +40,7 @@ class Command(Protocol):
 COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "reconstruct": Reconstruct,
+    "init": Init,
     "render": Render,
     "eval": Evaluate,
     "convert": Convert,

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.progress import (
@@ -18,6 +19,7 @@ from rich.progress import (
 from .console import progress_console
 
 if TYPE_CHECKING:
+    from ..engine.dense_init import DenseInitProgress
     from ..engine.training import FitEvent, FitProgress, FitResult
 
 T = TypeVar("T")
@@ -72,3 +74,33 @@ def follow(events: Iterable[FitEvent], what: str = "training") -> FitResult:
             elif isinstance(event, FitFinished):
                 return event.result
     raise RuntimeError("the training run ended without a result")
+
+
+@contextlib.contextmanager
+def watched_stages(what: str) -> Iterator[Callable[[DenseInitProgress], None]]:
+    """A bar for work in stages, each of which counts views.
+
+    Args:
+        what: The bar's name.
+
+    Yields:
+        What to call as views are done.
+    """
+    console = progress_console()
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    bars = Progress(*columns, TextColumn("{task.fields[view]}"), console=console, transient=True)
+    bars.disable = not console.is_terminal
+    with bars:
+        task = bars.add_task(what, view="")
+
+        def show(event: DenseInitProgress) -> None:
+            described = f"{what}: {event.stage}"
+            bars.update(
+                task,
+                description=described,
+                completed=event.done,
+                total=event.total,
+                view=event.view,
+            )
+
+        yield show

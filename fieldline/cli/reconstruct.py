@@ -16,6 +16,7 @@ from .progress import clock, follow
 if TYPE_CHECKING:
     from ..datasets.scene import Scene
     from ..engine.training import FitEvent, FitResult
+    from ..representations.gaussians import Gaussians3D
 
 INTERRUPTED = 130
 
@@ -38,8 +39,13 @@ class Reconstruct:
     """Training steps, of one view each."""
     minutes: float | None = None
     """Stop training after this long."""
+    init: Literal["dense", "sfm", "random"] | None = None
+    """Start from dense matches between the photos, the scene's points, or random points; default
+    its points if it has any, else random ones."""
+    per_view: int | None = None
+    """With --init dense: cells of each photo, each of which gives at most one splat."""
     splats: int | None = None
-    """The most splats that growth may lead to."""
+    """The most splats to start from, and that growth may lead to."""
     sh_degree: int | None = None
     """Degree of the spherical harmonics, 0 to 4."""
     background: Literal["auto", "black", "white", "random"] | None = None
@@ -74,8 +80,35 @@ class Reconstruct:
         source = {"photos": str(self.photos.resolve()), **settings}
         if not self.json:
             output().print(f"{self.photos}: {scene!r}", soft_wrap=True)
-        result = train(scene, self.output, source, **self.settings())
+        model = self.start(scene)
+        result = train(scene, self.output, source, model, **self.settings())
         return report(result, self.output, self.json)
+
+    def start(self, scene: Scene) -> Gaussians3D | None:
+        """The splats to start from; None leaves them to training, as does --resume."""
+        from .initialise import show_report, starting_splats
+
+        if self.per_view is not None and self.init != "dense":
+            raise ValueError("reconstruct: expected --per-view with --init dense, got it without")
+        if self.resume:
+            return None
+        model, report = starting_splats(
+            scene,
+            self.init,
+            per_view=self.per_view,
+            n_splats=self.splats,
+            sh_degree=self.sh_degree,
+            seed=self.seed,
+        )
+        if report is not None and not self.json:
+            show_report(report)
+        return None if model is None else self.placed(model)
+
+    def placed(self, model: Gaussians3D) -> Gaussians3D:
+        """The model on the device that was asked for, else the GPU if there is one."""
+        from .inputs import quick
+
+        return quick(model) if self.device is None else model.to(self.device)
 
     def settings(self) -> dict[str, Any]:
         """The arguments of `fit_events`: only what the user set."""
@@ -121,11 +154,17 @@ def recorded_input(folder: Path) -> dict[str, Any]:
     return recorded if isinstance(recorded, dict) else {}
 
 
-def train(scene: Scene, folder: Path, source: dict[str, Any], **settings: Any) -> FitResult:
-    """Trains a new model with a progress bar; the run's config.json also names its photos."""
+def train(
+    scene: Scene,
+    folder: Path,
+    source: dict[str, Any],
+    model: Gaussians3D | None = None,
+    **settings: Any,
+) -> FitResult:
+    """Trains a model, by default a new one, with a progress bar; config.json names its photos."""
     from ..engine.training import TrainingDivergedError, fit_events
 
-    events = fit_events(None, scene, out=folder, **settings)
+    events = fit_events(model, scene, out=folder, **settings)
     try:
         return follow(recording(events, folder, source))
     except TrainingDivergedError as error:
