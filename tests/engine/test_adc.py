@@ -20,9 +20,9 @@ from fieldline.engine.training import (
     fit,
     fit_events,
     load_checkpoint,
+    loop,
     prune,
 )
-from fieldline.engine.training import loop
 from fieldline.engine.training.schedule import Schedule
 from fieldline.engine.training.trainer import Trainer
 from fieldline.representations.rotations import quaternion_to_matrix
@@ -159,7 +159,7 @@ def test_rows_and_averages_after_a_round() -> None:
             assert kept == [factor, 3 * factor, 0, 0, 0], name
     torch.testing.assert_close(model.scales[3:].detach(), torch.full((2, 3), 0.05 / 1.6))
     offsets = model.means[3:].detach() - before["means"][1]
-    assert 0 < float(offsets.norm(dim=-1).min()) and float(offsets.norm(dim=-1).max()) < 0.25
+    assert float(offsets.norm(dim=-1).min()) > 0 and float(offsets.norm(dim=-1).max()) < 0.25
     assert not torch.equal(offsets[0], offsets[1])
     assert adc.counts.tolist() == [0] * 5 and adc.gradients.tolist() == [0] * 5
 
