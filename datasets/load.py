@@ -91,7 +91,9 @@ def _load(place: Path, images: Path | None, options: Options) -> Scene:
         return load_blender(place, options)
     model = find_model(place)
     if model is None and (count := len(list_photos(place)[1])):
-        raise FileFormatError(place, "scene", f"{_KNOWN}; {_SOLVE}", f"{count} photos without poses")
+        raise FileFormatError(
+            place, "scene", f"{_KNOWN}; {_SOLVE}", f"{count} photos without poses"
+        )
     if model is None:
         found = sorted(entry.name for entry in place.iterdir())[:8]
         got = f"a folder with {', '.join(found)}" if found else "an empty folder"
