@@ -329,9 +329,10 @@ class _Solver:
         if placed < _FEWEST:
             pairs = self._count("two_view_geometries WHERE rows >= 15")
             raise ValueError(
-                f"solve_poses: photos: expected at least {_FEWEST} that can be placed together, got "
-                f"{placed} of {len(self.names)} in {self.images}; {pairs} pairs of them have enough "
-                "in common (photos must overlap, show texture, and be taken from different places)"
+                f"solve_poses: photos: expected at least {_FEWEST} that can be placed together, "
+                f"got {placed} of {len(self.names)} in {self.images}; {pairs} pairs of them have "
+                "enough in common (photos must overlap, show texture, and be taken from different "
+                "places)"
             )
         return best
 

@@ -126,7 +126,13 @@ def project(
 
 
 def _project_fake(
-    means: Tensor, covars: Any, quats: Any, scales: Any, opacities: Any, viewmats: Tensor, *rest: Any
+    means: Tensor,
+    covars: Any,
+    quats: Any,
+    scales: Any,
+    opacities: Any,
+    viewmats: Tensor,
+    *rest: Any,
 ) -> tuple[Tensor, ...]:
     B, N = means.shape[:2]
     C = viewmats.shape[1]

@@ -137,7 +137,7 @@ def test_too_few_photos(tmp_path: Path) -> None:
 
 
 def test_photos_without_texture_are_not_placed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="can be placed together, got 0 of 4 .*; 0 pairs of them"):
+    with pytest.raises(ValueError, match=r"can be placed together, got 0 of 4 .*; 0 pairs of them"):
         solve_poses(blank(tmp_path / "photos", 4), tmp_path / "out", threads=1)
     assert not list((tmp_path / "out").iterdir()), "nothing half done is left"
 
@@ -153,7 +153,7 @@ def test_photos_of_different_things_are_not_placed(tmp_path: Path) -> None:
 
 def test_a_format_that_pycolmap_cannot_read_is_named(tmp_path: Path) -> None:
     folder = blank(tmp_path / "photos", 3, "webp")
-    with pytest.raises(ValueError, match="0.webp .pycolmap cannot read webp; make it JPEG or PNG"):
+    with pytest.raises(ValueError, match=r"0.webp .pycolmap cannot read webp; make it JPEG or PNG"):
         solve_poses(folder, tmp_path / "out")
 
 
@@ -168,9 +168,9 @@ def test_an_exception_from_progress_stops_the_work(photos: Path, tmp_path: Path)
 
 
 def test_arguments_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="photos: expected a folder, got .*no such folder"):
+    with pytest.raises(ValueError, match=r"photos: expected a folder, got .*no such folder"):
         solve_poses(tmp_path / "nowhere", tmp_path)
-    with pytest.raises(ValueError, match="matching: expected 'auto', .*, got 'all'"):
+    with pytest.raises(ValueError, match=r"matching: expected 'auto', .*, got 'all'"):
         solve_poses(tmp_path, tmp_path, matching="all")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="threads: expected an int >= 1, got 0"):
         solve_poses(tmp_path, tmp_path, threads=0)
