@@ -136,7 +136,9 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check(field.name, getattr(self, field.name))
+            value = getattr(self, field.name)
+            if value is not None or field.name not in _OPTIONAL:
+                _check(field.name, value)
 
 
 _CHOICES = {"strategy": get_args(StrategyName), "background": get_args(Background)}
@@ -165,8 +167,6 @@ _LIMITS = {"sh_degree": 4, "coarse_levels": 6}
 
 def _check(name: str, value: Any) -> None:
     """Raises ValueError unless a setting has a value that makes sense."""
-    if value is None and name in _OPTIONAL:
-        return
     if name in _CHOICES:
         good, expected = value in _CHOICES[name], f"one of {_CHOICES[name]}"
     elif name in _COUNTS:
