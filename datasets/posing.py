@@ -146,6 +146,9 @@ def solve_poses(
     Example:
         >>> posed = solve_poses("photos/", "run/colmap")  # doctest: +SKIP
         >>> scene = load(posed.folder, images=posed.images)  # doctest: +SKIP
+        >>> solve_poses(tmp_path, tmp_path / "run")
+        Traceback (most recent call last):
+        ValueError: solve_poses: photos: expected at least 3 that decode, got 0 in ...
     """
     folder, out = Path(photos), Path(out)
     _check(folder, matching, threads)
