@@ -12,7 +12,7 @@ a geometric series of times, with the clock stopped. Methods:
 - ``sparse_mcmc``: the same points, MCMC;
 - ``dense_none``: dense initialisation with half of the others' splats at most, no densification;
 - ``dense_none_third``: the same in a third of the time, its schedules with it;
-- ``dense_mcmc``: dense initialisation, then MCMC.
+- ``dense_mcmc``: the same initialisation, to which MCMC adds.
 
 Runs are recorded one by one: a benchmark that is stopped loses at most a run, and goes on when it
 is called again with the same settings (``--fresh`` begins anew). Settings of the baselines are
@@ -91,8 +91,10 @@ class Method:
     dense: bool
     settings: dict[str, Any]
     share: float = 1.0
-    splat_share: float = 1.0
-    """Most splats, as a share of the case's."""
+
+
+DENSE_SHARE = 0.5
+"""Most splats of a dense initialisation, as a share of the most that a case may have."""
 
 
 _DEFAULT = {"strategy": "default", "absgrad": True, "prune_scale": 1.0}
@@ -107,8 +109,8 @@ _MCMC = {
 METHODS = {
     "sparse_default": Method(False, _DEFAULT),
     "sparse_mcmc": Method(False, _MCMC),
-    "dense_none": Method(True, {"strategy": "decay"}, splat_share=0.5),
-    "dense_none_third": Method(True, {"strategy": "decay"}, share=1 / 3, splat_share=0.5),
+    "dense_none": Method(True, {"strategy": "decay"}),
+    "dense_none_third": Method(True, {"strategy": "decay"}, share=1 / 3),
     "dense_mcmc": Method(True, {**_MCMC, "means_rate_from": 8 / 30}),
 }
 BASELINES = ("sparse_default", "sparse_mcmc")
@@ -154,8 +156,8 @@ def run_once(
     scene: fl.datasets.Scene, case: Case, method: Method, seed: int, seconds: float
 ) -> dict[str, Any]:
     """One run: its curve, and what it ended with."""
-    most = max(1, int(method.splat_share * case.splats))
-    config = fl.FitConfig(**COMMON, **method.settings, max_splats=most, seed=seed)
+    config = fl.FitConfig(**COMMON, **method.settings, max_splats=case.splats, seed=seed)
+    most = int(DENSE_SHARE * case.splats)
     budget = method.share * seconds
     start = time.perf_counter()
     model = dense_points(scene, most, seed) if method.dense else initial_gaussians(scene, config)
@@ -418,17 +420,13 @@ def _goal_line(goals: dict[str, Any] | None) -> str:
 def settings_of(seconds: float) -> dict[str, Any]:
     """What has to be the same for runs to be compared."""
     methods = {
-        name: {
-            "dense": method.dense,
-            "share": method.share,
-            "splat_share": method.splat_share,
-            **method.settings,
-        }
+        name: {"dense": method.dense, "share": method.share, **method.settings}
         for name, method in METHODS.items()
     }
     caps = {name: case.splats for name, case in CASES.items()}
     threads = torch.get_num_threads()
     settings = {"seconds": seconds, "threads": threads, "common": COMMON, "splats": caps}
+    settings["dense_share"] = DENSE_SHARE
     # As they come back from JSON, so that they can be compared.
     return json.loads(json.dumps({**settings, "methods": methods}))
 

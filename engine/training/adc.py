@@ -57,9 +57,9 @@ class ADC(FixedSet):
         """[N], number of those views that saw the splat."""
         self.radii = torch.zeros(0)
         """[N], largest radius in them, in image sizes."""
-        self.last_round = 0.0
-        self.last_reset = 0.0
-        self.last_reset_step = 0
+        self.last_round = (0.0, 0)
+        """Share of the run, and step."""
+        self.last_reset = (0.0, 0)
 
     # -- what views say --------------------------------------------------------------------------
 
@@ -99,13 +99,15 @@ class ADC(FixedSet):
         if not state.schedule.in_refinement(fraction):
             return
         config = state.config
-        if fraction - self.last_round >= config.densify_every - _ROUNDING:
-            self.last_round = fraction
+        if _due(
+            self.last_round, (fraction, step), config.densify_every, config.densify_least_steps
+        ):
+            self.last_round = (fraction, step)
             self.densify(state, fraction)
-        due = config.reset_every > 0
-        due = due and fraction - self.last_reset >= config.reset_every - _ROUNDING
-        if due and step - self.last_reset_step >= config.reset_least_steps:
-            self.last_reset, self.last_reset_step = fraction, step
+        if config.reset_every > 0 and _due(
+            self.last_reset, (fraction, step), config.reset_every, config.reset_least_steps
+        ):
+            self.last_reset = (fraction, step)
             self.reset_opacities(state)
 
     @torch.no_grad()
@@ -210,7 +212,7 @@ class ADC(FixedSet):
 
     def tensors(self) -> dict[str, Tensor]:
         """The sums, and when the last round and reset were."""
-        times = [self.last_round, self.last_reset, float(self.last_reset_step)]
+        times = [*self.last_round, *self.last_reset]
         return {
             "gradients": self.gradients,
             "counts": self.counts,
@@ -224,7 +226,7 @@ class ADC(FixedSet):
             return
         # Before the first step there are no sums yet.
         sums = (len(state.model), 0)
-        lengths = {"gradients": sums, "counts": sums, "radii": sums, "times": (3,)}
+        lengths = {"gradients": sums, "counts": sums, "radii": sums, "times": (4,)}
         for name, expected in lengths.items():
             value = tensors.get(name)
             if value is None or value.dim() != 1 or len(value) not in expected:
@@ -234,8 +236,14 @@ class ADC(FixedSet):
         self.gradients, self.counts, self.radii = (
             tensors[name].to(like, copy=True) for name in ("gradients", "counts", "radii")
         )
-        last_round, last_reset, step = tensors["times"].tolist()
-        self.last_round, self.last_reset, self.last_reset_step = last_round, last_reset, int(step)
+        last_round, round_step, last_reset, reset_step = tensors["times"].tolist()
+        self.last_round = (last_round, int(round_step))
+        self.last_reset = (last_reset, int(reset_step))
+
+
+def _due(last: tuple[float, int], now: tuple[float, int], share: float, least_steps: int) -> bool:
+    """Whether enough of the run, and enough steps, have gone by since the last time."""
+    return now[0] - last[0] >= share - _ROUNDING and now[1] - last[1] >= least_steps
 
 
 def _copies(state: StrategyState, rows: Tensor) -> dict[str, Tensor]:

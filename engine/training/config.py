@@ -91,6 +91,8 @@ class FitConfig:
     densify_every: float = 0.02
     """Share of the run between two rounds of cloning, splitting and pruning ("default" only, as
     what follows)."""
+    densify_least_steps: int = 10
+    """Fewest steps between two rounds: gradients of a few views say little."""
     grow_gradient: float | None = None
     """Mean gradient of the projected position, half image sizes, above which a splat is cloned or
     split; none: 2e-4, or 8e-4 with `absgrad`."""
@@ -150,6 +152,7 @@ _COUNTS = {
     "sh_degree": 0,
     "coarse_levels": 0,
     "refine_every": 1,
+    "densify_least_steps": 1,
     "reset_least_steps": 1,
     "decay_every": 1,
     "progress_every": 1,

@@ -266,6 +266,8 @@ def test_rounds_are_shares_of_the_run() -> None:
 
     assert rounds(100) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
     assert rounds(5000) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    # In a run of 40 steps they are ten steps apart, and begin after ten.
+    assert rounds(40) == pytest.approx([9 / 40, 19 / 40])
 
 
 def test_opacities_are_reset() -> None:
@@ -315,6 +317,7 @@ RUN: dict[str, Any] = {
     "steps": 60,
     "sh_every": 0.2,
     "densify_every": 0.05,
+    "densify_least_steps": 2,
     "grow_gradient": 1e-4,
     "reset_least_steps": 10,
     "max_splats": 260,
@@ -341,7 +344,7 @@ def test_resuming_is_bit_exact(scene: Scene, tmp_path: Path, stop: int, absgrad:
     whole = fit(None, scene, out=tmp_path, **settings)
     saved = tmp_path / "checkpoints" / f"step_{stop:08d}.safetensors"
     sums = load_checkpoint(saved).strategy
-    assert sums["counts"].sum() > 0 and len(sums["times"]) == 3
+    assert sums["counts"].sum() > 0 and len(sums["times"]) == 4
     resumed = fit(None, scene, resume=saved, checkpoint_every=0)
     assert resumed.step == whole.step == 60
     assert len(resumed.model) == len(whole.model) != 150
