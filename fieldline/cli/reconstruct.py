@@ -43,12 +43,6 @@ class Reconstruct:
     """Training steps, of one view each."""
     minutes: float | None = None
     """Stop training after this long."""
-    strategy: Literal["none", "default", "mcmc"] | None = None
-    """How the set of splats changes: mcmc moves and adds them; default clones, splits and prunes;
-    none adds none, but lets those fade and go that no photo needs. Default mcmc."""
-    matching: Literal["auto", "exhaustive", "sequential"] = "auto"
-    """For photos without poses: match all pairs, or each with the next ones in order of names; auto
-    matches all pairs of up to 80."""
     splats: int | None = None
     """The most splats that growth may lead to."""
     sh_degree: int | None = None
@@ -59,6 +53,12 @@ class Reconstruct:
     """Hold out every n-th view; 0 for none; default 8, unless the photos name their test views."""
     checkpoint_every: int | None = None
     """Steps between two checkpoints."""
+    strategy: Literal["none", "default", "mcmc"] | None = None
+    """How the set of splats changes: mcmc moves and adds them; default clones, splits and prunes;
+    none adds none, but lets those fade and go that no photo needs. Default mcmc."""
+    matching: Literal["auto", "exhaustive", "sequential"] = "auto"
+    """For photos without poses: match all pairs, or each with the next ones in order of names; auto
+    matches all pairs of up to 80."""
     seed: int | None = None
     """Seed of everything that is drawn."""
     device: Literal["cpu", "cuda"] | None = None
