@@ -4,6 +4,17 @@
 from . import synthetic
 from .export import write_scene
 from .load import load
+from .posing import PosedPhotos, PosingProgress, solve_poses
 from .scene import Scene, View, random_points
 
-__all__ = ["Scene", "View", "load", "random_points", "synthetic", "write_scene"]
+__all__ = [
+    "PosedPhotos",
+    "PosingProgress",
+    "Scene",
+    "View",
+    "load",
+    "random_points",
+    "solve_poses",
+    "synthetic",
+    "write_scene",
+]

@@ -14,10 +14,13 @@ from ..errors import FileFormatError
 from .cache import ByteCache
 from .colmap import find_model, load_colmap
 from .options import Options
+from .posing import list_photos
 from .scene import Scene, View, check_background, check_test_every
 from .transforms import load_blender, load_transforms
 
 _KNOWN = "transforms.json, transforms_train.json, or COLMAP's sparse/0 or cameras and images files"
+
+_SOLVE = "`fieldline reconstruct` and `fl.datasets.solve_poses` find the poses of photos"
 
 
 def load(
@@ -87,6 +90,10 @@ def _load(place: Path, images: Path | None, options: Options) -> Scene:
     if (place / "transforms_train.json").is_file():
         return load_blender(place, options)
     model = find_model(place)
+    if model is None and (count := len(list_photos(place)[1])):
+        raise FileFormatError(
+            place, "scene", f"{_KNOWN}; {_SOLVE}", f"{count} photos without poses"
+        )
     if model is None:
         found = sorted(entry.name for entry in place.iterdir())[:8]
         got = f"a folder with {', '.join(found)}" if found else "an empty folder"

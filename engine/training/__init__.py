@@ -6,7 +6,8 @@
         if isinstance(event, FitProgress): ...
 
 Calls
-    fit(model, scene, *, steps, config, progress, out, overwrite, resume, device, **settings)
+    fit(model, scene, *, steps, config, progress, out, overwrite, resume, device, evaluate_at,
+        **settings)
         -> FitResult(model, config, step, seconds, evaluation, interrupted, checkpoint, files)
     fit_events(...)                     the same as an iterator of events
     evaluate(model, scene_or_views, *, background, antialiased, lpips)
@@ -26,8 +27,10 @@ Settings
 A run folder holds config.json, metrics.json, scene.ply, views.png, curve.png and checkpoints/.
 """
 
+from .adc import ADC
 from .checkpoint import Checkpoint, find_checkpoint, load_checkpoint, model_of_checkpoint
 from .config import FitConfig
+from .decay import Decay, DecayThenMCMC
 from .evaluation import evaluate, psnr_of_error, rendered_views
 from .events import (
     Evaluation,
@@ -53,11 +56,14 @@ from .report import (
     write_curve,
     write_views,
 )
-from .strategy import FixedSet, Strategy, StrategyState
+from .strategy import FixedSet, Strategy, StrategyState, prune
 
 __all__ = [
+    "ADC",
     "MCMC",
     "Checkpoint",
+    "Decay",
+    "DecayThenMCMC",
     "Evaluation",
     "FitCheckpoint",
     "FitConfig",
@@ -84,6 +90,7 @@ __all__ = [
     "metrics_dict",
     "model_of_checkpoint",
     "prepare_run_folder",
+    "prune",
     "psnr_of_error",
     "rendered_views",
     "split_opacity_and_scale",

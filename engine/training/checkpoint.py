@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from .config import FitConfig, config_from_dict
 FORMAT = "fieldline.training"
 VERSION = 1
 _NAME = re.compile(r"step_(\d{8})\.safetensors")
-_MODEL, _ADAM, _RANDOM = "model.", "adam.", "random."
+_MODEL, _ADAM, _RANDOM, _STRATEGY = "model.", "adam.", "random.", "strategy."
 
 
 @dataclass
@@ -49,6 +49,8 @@ class Checkpoint:
     """float64 [M, 5]: step, seconds, loss, psnr, number of splats."""
     running: dict[str, float]
     """The running means that progress events show."""
+    strategy: dict[str, Tensor] = field(default_factory=dict)
+    """What the strategy gathered."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -77,6 +79,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, keep: int = 0) -> Path
         **{_MODEL + name: tensor for name, tensor in checkpoint.model.items()},
         **{_ADAM + name: tensor for name, tensor in checkpoint.adam.items()},
         **{_RANDOM + name: tensor for name, tensor in checkpoint.random.items()},
+        **{_STRATEGY + name: tensor for name, tensor in checkpoint.strategy.items()},
         "history": checkpoint.history,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -152,6 +155,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             random=group(_RANDOM),
             history=tensors["history"],
             running={str(k): float(v) for k, v in state["running"].items()},
+            strategy=group(_STRATEGY),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileFormatError(path, "metadata state", "step, config, ...", repr(error)) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Background = Literal["auto", "black", "white", "random"]
-StrategyName = Literal["mcmc", "none"]
+StrategyName = Literal["mcmc", "default", "decay", "decay_mcmc", "none"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class FitConfig:
     """Seed of the initial points, the order of the views, and all noise."""
 
     strategy: StrategyName = "mcmc"
-    """How splats are moved and added: "mcmc", or "none" for a fixed set."""
+    """How the set of splats changes: "mcmc" moves and adds them; "default" clones, splits and
+    prunes by gradients; "decay" only lets opacities fade and prunes, which suits a dense
+    initialisation; "decay_mcmc" does so, then goes on as "mcmc"; "none" keeps the set."""
     n_initial: int = 10_000
     """Splats to start from where the scene has no points."""
     max_splats: int = 30_000
@@ -53,6 +55,9 @@ class FitConfig:
     """Learning rate of positions, times the scene's extent."""
     means_rate_end: float = 0.01
     """What the positions' rate is multiplied by at the end, reached exponentially."""
+    means_rate_from: float | None = None
+    """Share of the run before which the positions' rate is the one it has there; none: 8 / 30 with
+    "decay" and "decay_mcmc", whose positions are good from the start, else 0."""
     scales_rate: float = 5e-3
     """Learning rate of log scales."""
     opacities_rate: float = 5e-2
@@ -67,21 +72,58 @@ class FitConfig:
     """Update only splats that the step's view sees."""
 
     refine_every: int = 100
-    """Steps between two rounds of moving and adding splats."""
+    """Steps between two rounds of moving and adding splats (MCMC only)."""
     refine_from: float = 0.02
-    """Share of the run before which there is none."""
-    refine_until: float = 0.8
-    """Share of the run after which there is none."""
+    """Share of the run before which there is no round."""
+    refine_until: float | None = None
+    """Share of the run after which there is none; none: 0.5 with "default", else 0.8."""
     growth: float = 0.05
-    """Splats added a round, relative to those there are."""
+    """Splats added a round, relative to those there are (MCMC only)."""
     min_opacity: float = 0.005
-    """A splat below this is dead, and moved."""
+    """A splat below this is dead, and moved or removed."""
     noise_rate: float = 5e5
     """Strength of the positions' noise, times their learning rate."""
     opacity_regulariser: float = 0.01
     """Weight of the mean opacity in the loss (MCMC only)."""
     scale_regulariser: float = 0.01
     """Weight of the mean scale, relative to the scene's extent, in the loss (MCMC only)."""
+
+    densify_every: float = 0.02
+    """Share of the run between two rounds of cloning, splitting and pruning ("default" only, as
+    what follows)."""
+    densify_least_steps: int = 10
+    """Fewest steps between two rounds: gradients of a few views say little."""
+    grow_gradient: float | None = None
+    """Mean gradient of the projected position, half image sizes, above which a splat is cloned or
+    split; none: 2e-4, or 8e-4 with `absgrad`."""
+    absgrad: bool = False
+    """Add up the sizes of the pixels' gradients (AbsGS), in which opposed ones do not cancel."""
+    revised_opacity: bool = False
+    """Halves of a split splat together let through as much light as it did; off: each keeps its
+    opacity."""
+    split_scale: float = 0.01
+    """A splat larger than this, times the scene's extent, is split; a smaller one is cloned."""
+    prune_scale: float = 0.1
+    """A splat larger than this, times the scene's extent, is removed, from the first reset on."""
+    split_radius: float = 0.05
+    """A splat with a larger radius, in image sizes, is split, until `radius_until`."""
+    prune_radius: float = 0.15
+    """A splat with a larger radius is removed, from the first reset on until `radius_until`."""
+    radius_until: float = 0.0
+    """Share of the run after which radii do not matter; 0: never do."""
+    reset_every: float = 0.1
+    """Share of the run between two resets of all opacities to at most twice `min_opacity`; 0: no
+    resets."""
+    reset_least_steps: int = 300
+    """Fewest steps between two resets: splats need that many to become opaque again."""
+
+    decay_every: int = 10
+    """Steps between two lowerings of all opacities, each with a pruning ("decay" and "decay_mcmc"
+    only, as what follows)."""
+    decay_logit: float = 0.01005
+    """What opacity logits are lowered by, each time; this one is 1 % of a small opacity."""
+    decay_until: float = 0.5
+    """Share of the run after which opacities no longer fade, and none is pruned."""
 
     progress_every: int = 10
     """Steps between two progress events."""
@@ -96,7 +138,9 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check(field.name, getattr(self, field.name))
+            value = getattr(self, field.name)
+            if value is not None or field.name not in _OPTIONAL:
+                _check(field.name, value)
 
 
 _CHOICES = {"strategy": get_args(StrategyName), "background": get_args(Background)}
@@ -108,13 +152,19 @@ _COUNTS = {
     "sh_degree": 0,
     "coarse_levels": 0,
     "refine_every": 1,
+    "densify_least_steps": 1,
+    "reset_least_steps": 1,
+    "decay_every": 1,
     "progress_every": 1,
     "evaluate_every": 0,
     "checkpoint_every": 0,
     "keep_checkpoints": 0,
 }
 _SHARES = ("ssim_weight", "full_resolution_at", "sh_every", "refine_from", "refine_until")
-_SWITCHES = ("antialiased", "visible_only", "lpips")
+_SHARES += ("means_rate_from", "densify_every", "radius_until", "reset_every", "decay_until")
+_SWITCHES = ("antialiased", "visible_only", "lpips", "absgrad", "revised_opacity")
+# None stands for what suits the strategy, or for no limit.
+_OPTIONAL = ("max_seconds", "means_rate_from", "refine_until", "grow_gradient")
 _LIMITS = {"sh_degree": 4, "coarse_levels": 6}
 
 
@@ -129,8 +179,6 @@ def _check(name: str, value: Any) -> None:
         expected = f"an int >= {_COUNTS[name]}" + (f" and <= {most}" if name in _LIMITS else "")
     elif name in _SWITCHES:
         good, expected = isinstance(value, bool), "True or False"
-    elif name == "max_seconds" and value is None:
-        return
     else:
         most = 1.0 if name in _SHARES else float("inf")
         number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -69,6 +69,9 @@ class FitEvaluated:
 
     step: int
     evaluation: Evaluation
+    seconds: float
+    """Of training until then."""
+    n_splats: int
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class ImagePyramid:
         >>> from fieldline.datasets import synthetic
         >>> pyramid = ImagePyramid(synthetic.still_life(2, 32, 24).views, torch.device("cpu"))
         >>> pyramid.get(0, 2).colors.shape
-        torch.Size([12, 16, 3])
+        torch.Size([16, 16, 3])
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def fit(
     overwrite: bool = False,
     resume: bool | str | Path = False,
     device: torch.device | str | None = None,
+    evaluate_at: Sequence[float] = (),
     **overrides: Any,
 ) -> FitResult:
     """Trains Gaussians on a scene.
@@ -65,6 +66,9 @@ def fit(
         resume: A checkpoint or run folder to go on from; True is the last checkpoint in `out`. Its
             settings are kept, except for those given by name.
         device: Where a model that is made here goes; default CUDA if there is one, else the CPU.
+        evaluate_at: Seconds of training at which the test views are measured too, each after the
+            step that reaches it; the measuring does not count as training, as that of
+            `evaluate_every` does. Default never.
         **overrides: Settings of `FitConfig` by name.
 
     Returns:
@@ -92,6 +96,7 @@ def fit(
         overwrite=overwrite,
         resume=resume,
         device=device,
+        evaluate_at=evaluate_at,
         **overrides,
     )
     result = None
@@ -114,6 +119,7 @@ def fit_events(
     overwrite: bool = False,
     resume: bool | str | Path = False,
     device: torch.device | str | None = None,
+    evaluate_at: Sequence[float] = (),
     **overrides: Any,
 ) -> Iterator[FitEvent]:
     """Trains Gaussians on a scene, a step whenever the next event is asked for.
@@ -152,7 +158,15 @@ def fit_events(
         trainer.restore(saved)
     if folder is not None and not (source and source.is_relative_to(folder.resolve())):
         report.prepare_run_folder(folder, overwrite)
-    return _Run(trainer, folder).events()
+    return _Run(trainer, folder, _checked_times(evaluate_at)).events()
+
+
+def _checked_times(times: Sequence[float]) -> list[float]:
+    """Times of evaluations, the latest first."""
+    for value in times:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            raise ValueError(f"fit: evaluate_at: expected seconds >= 0, got {value!r}")
+    return sorted(map(float, times), reverse=True)
 
 
 def _resumed_file(resume: bool | str | Path, folder: Path | None) -> Path | None:
@@ -171,6 +185,8 @@ class _Run:
 
     trainer: Trainer
     folder: Path | None
+    times: list[float]
+    """When to evaluate, seconds of training, the latest first; those that have come are gone."""
     checkpoint: Path | None = None
     pending: list[StepRecord] = field(default_factory=list)
 
@@ -202,9 +218,16 @@ class _Run:
         if due and not trainer.done:
             yield from self._write_checkpoint()
         if config.evaluate_every and record.step % config.evaluate_every == 0 and not trainer.done:
-            evaluation = self._timed(self._evaluate)
-            if evaluation is not None:
-                yield FitEvaluated(record.step, evaluation)
+            yield from self._evaluated(self._timed(self._evaluate))
+        if self.times and trainer.seconds >= self.times[-1]:
+            while self.times and trainer.seconds >= self.times[-1]:
+                self.times.pop()
+            yield from self._evaluated(self._evaluate())
+
+    def _evaluated(self, evaluation: Evaluation | None) -> Iterator[FitEvent]:
+        trainer = self.trainer
+        if evaluation is not None:
+            yield FitEvaluated(trainer.step, evaluation, trainer.seconds, len(trainer.model))
 
     def _check_losses(self) -> None:
         for record in self.pending:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ...cuda.training.ops import splat_noise_
 from ...representations.gaussians import PARAMETER_NAMES
-from .strategy import StrategyState
+from .strategy import FixedSet, StrategyState
 
 MAX_COPIES = 51
 """More copies of one splat in a round are treated as this many: the sum loses its precision."""
@@ -88,7 +88,7 @@ def draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return index.clamp(max=len(weights) - 1)
 
 
-class MCMC:
+class MCMC(FixedSet):
     """Relocates dead splats, adds new ones up to a cap, and adds noise to positions."""
 
     def regulariser(self, state: StrategyState, opacities: Tensor, scales: Tensor) -> Tensor | None:

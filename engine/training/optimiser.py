@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,8 @@ class GaussianAdam:
     """Adam with one learning rate a parameter, all parameters in one call of the core.
 
     Args:
-        model: Its parameters are updated in place. Rows are added through `append`.
+        model: Its parameters are updated in place. Rows are added through `append` and removed
+            through `keep`.
         betas: Decay of the averages of the gradient and its square.
         eps: Added to the root of the squared average.
 
@@ -69,15 +72,28 @@ class GaussianAdam:
             p.grad = None
 
     @torch.no_grad()
-    def forget(self, rows: Tensor) -> None:
-        """Sets the averages of some rows to zero: what they were gathered for has moved.
+    def forget(self, rows: Tensor | None, names: Sequence[str] = PARAMETER_NAMES) -> None:
+        """Sets averages to zero: what they were gathered for has moved.
 
         Args:
-            rows: int64 [M].
+            rows: int64 [M]; None is every row.
+            names: Of which parameters; default all.
         """
-        for name in PARAMETER_NAMES:
-            self.averages[name][rows] = 0
-            self.squares[name][rows] = 0
+        for name in names:
+            self.averages[name][slice(None) if rows is None else rows] = 0
+            self.squares[name][slice(None) if rows is None else rows] = 0
+
+    @torch.no_grad()
+    def keep(self, rows: Tensor) -> None:
+        """Removes all other rows from the model, and their averages.
+
+        Args:
+            rows: bool [N], or int64 [M] in the order that rows are to have.
+        """
+        for name, parameter in self._parameters():
+            setattr(self.model, name, nn.Parameter(parameter.detach()[rows]))
+            for averages in (self.averages, self.squares):
+                averages[name] = averages[name][rows]
 
     @torch.no_grad()
     def append(self, rows: dict[str, Tensor]) -> None:

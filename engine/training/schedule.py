@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from .config import FitConfig
 
+# EDGS enters the positions' schedule at step 8000 of 30000.
+_DENSE_MEANS_RATE_FROM = 8 / 30
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -44,8 +47,23 @@ class Schedule:
     def means_rate(self, fraction: float) -> float:
         """Learning rate of positions, world units."""
         config = self.config
-        decay = math.pow(config.means_rate_end, fraction) if config.means_rate_end > 0 else 1.0
+        place = max(fraction, self.means_rate_from)
+        decay = math.pow(config.means_rate_end, place) if config.means_rate_end > 0 else 1.0
         return config.means_rate * self.extent * decay
+
+    @property
+    def means_rate_from(self) -> float:
+        """Share of the run before which the positions' rate is the one it has there."""
+        if self.config.means_rate_from is not None:
+            return self.config.means_rate_from
+        return _DENSE_MEANS_RATE_FROM if self.config.strategy.startswith("decay") else 0.0
+
+    @property
+    def refine_until(self) -> float:
+        """Share of the run after which no splats are moved or added."""
+        if self.config.refine_until is not None:
+            return self.config.refine_until
+        return 0.5 if self.config.strategy == "default" else 0.8
 
     def degree(self, fraction: float) -> int:
         """Highest spherical-harmonic band that is switched on."""
@@ -62,8 +80,8 @@ class Schedule:
 
     def refines(self, step: int, fraction: float) -> bool:
         """Whether splats are moved and added after this step (counted from 1)."""
-        config = self.config
-        return (
-            step % config.refine_every == 0
-            and config.refine_from <= fraction <= config.refine_until
-        )
+        return step % self.config.refine_every == 0 and self.in_refinement(fraction)
+
+    def in_refinement(self, fraction: float) -> bool:
+        """Whether this share of the run is one in which splats are moved and added."""
+        return self.config.refine_from <= fraction <= self.refine_until

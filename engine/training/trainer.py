@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -14,9 +15,11 @@ from ...cuda.training.ops import image_loss
 from ...datasets import Scene
 from ...representations import Gaussians3D
 from ...representations.gaussians import PARAMETER_NAMES
-from ...tracers.splatting import rasterization
+from ...tracers.splatting import Meta, rasterization
+from .adc import ADC
 from .checkpoint import Checkpoint
 from .config import FitConfig
+from .decay import Decay, DecayThenMCMC
 from .evaluation import psnr_of_error
 from .events import FitProgress
 from .images import ImagePyramid, TrainingView
@@ -66,7 +69,14 @@ def check_training_views(scene: Scene) -> None:
 
 def make_strategy(config: FitConfig) -> Strategy:
     """The strategy of a name."""
-    return MCMC() if config.strategy == "mcmc" else FixedSet()
+    made: dict[str, Callable[[], Strategy]] = {
+        "mcmc": MCMC,
+        "default": lambda: ADC(config),
+        "decay": Decay,
+        "decay_mcmc": DecayThenMCMC,
+        "none": FixedSet,
+    }
+    return made[config.strategy]()
 
 
 class Trainer:
@@ -120,12 +130,16 @@ class Trainer:
         """Does one step; the caller checks that its loss is finite."""
         start = time.perf_counter()
         fraction, schedule = self.fraction, self.state.schedule
+        self.state.fraction = fraction
         view = self.images.get(self._view_of(self.step), schedule.divisor(fraction))
         background = self._background()
-        image, loss, visible = self._loss(view, background, schedule.degree(fraction))
+        image, loss, meta = self._loss(view, background, schedule.degree(fraction))
+        self.strategy.before_backward(self.state, meta)
         loss.backward()
         value = loss.detach()
         if self.model.device.type != "cpu" or math.isfinite(float(value)):
+            self.strategy.after_backward(self.state, meta)
+            visible = (meta["radii"][0] > 0).all(dim=-1) if self.config.visible_only else None
             self.state.optimiser.step(schedule.rates(fraction), visible)
             self.strategy.after_step(self.state, self.step + 1, fraction)
         self.step += 1
@@ -139,8 +153,8 @@ class Trainer:
 
     def _loss(
         self, view: TrainingView, background: Tensor | None, degree: int
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Renders a view and gives the image, the whole loss, and which splats to update."""
+    ) -> tuple[Tensor, Tensor, Meta]:
+        """Renders a view and gives the image, the whole loss, and what it went through."""
         model, config = self.model, self.config
         opacities, scales = model.opacities, model.scales
         bands = (degree + 1) ** 2 - 1
@@ -157,6 +171,7 @@ class Trainer:
             view.camera.height,
             sh_degree=degree,
             packed=False,
+            absgrad=self.strategy.absgrad,
             backgrounds=None if background is None else background.to(model.dtype)[None],
             rasterize_mode="antialiased" if config.antialiased else "classic",
             camera_model=view.camera.model,
@@ -170,8 +185,7 @@ class Trainer:
             padding="valid" if min(target.shape[:2]) >= _SMALLEST_SSIM_IMAGE else "same",
         ).loss
         extra = self.strategy.regulariser(self.state, opacities, scales)
-        visible = (meta["radii"][0] > 0).all(dim=-1) if config.visible_only else None
-        return image[0].detach(), loss if extra is None else loss + extra, visible
+        return image[0].detach(), loss if extra is None else loss + extra, meta
 
     def _view_of(self, step: int) -> int:
         """Every view once an epoch, in an order that depends on seed and epoch alone."""
@@ -241,6 +255,7 @@ class Trainer:
             random={self.model.device.type: self.state.generator.get_state()},
             history=history,
             running=dict(self.running.values),
+            strategy=self.strategy.tensors(),
         )
 
     def restore(self, saved: Checkpoint) -> None:
@@ -255,10 +270,13 @@ class Trainer:
                 f"fit: resume: expected a checkpoint of these {len(names)} training views, "
                 f"got one of {len(saved.views)} views, beginning with {saved.views[:1]}"
             )
+        # Another strategy begins anew.
+        same_strategy = saved.config.strategy == self.config.strategy
         for name in PARAMETER_NAMES:
             value = saved.model[name].to(self.model.device, copy=True)
             setattr(self.model, name, nn.Parameter(value))
         self.state.optimiser.load_state(saved.adam, saved.adam_steps)
+        self.strategy.restore(self.state, saved.strategy if same_strategy else {})
         state = saved.random.get(self.model.device.type)
         # A run that moves to another kind of device goes on with fresh draws.
         if state is not None:

@@ -76,7 +76,14 @@ class Input:
             value = self.recorded.get("downscale", 1) if photos is None else 1
             downscale = float(value) if isinstance(value, int | float) else 1.0
         test_every = self.recorded.get("test_every", 8)
-        return load_scene(place, downscale, test_every if isinstance(test_every, int) else 8)
+        # Where poses were solved for the run, the model lies apart from the photos.
+        images = self.recorded.get("images") if photos is None else None
+        return load_scene(
+            place,
+            downscale,
+            test_every if isinstance(test_every, int) else 8,
+            images=images if isinstance(images, str) else None,
+        )
 
 
 def open_input(path: Path) -> Input:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``fieldline reconstruct``: photos with poses to splats."""
+"""``fieldline reconstruct``: photos to splats."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
+STRATEGIES = {"none": "decay", "default": "default", "mcmc": "mcmc"}
+"""The training strategy of each name: without densification, splats still fade and are pruned."""
+
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Reconstruct a scene as splats from photos with poses, and measure it on held-out views.
+    """Reconstruct a scene as splats from photos, and measure it on held-out views.
 
+    Poses of photos that have none are solved first, on the CPU, into the output's folder colmap.
     Ends after --steps, or after --minutes if given, whichever comes first. Ctrl-C stops with a
     checkpoint written, from which --resume goes on.
     """
 
     photos: tyro.conf.Positional[Path]
-    """Folder with transforms.json, transforms_train.json or a COLMAP model; or the JSON file."""
+    """Folder with transforms.json, transforms_train.json or a COLMAP model, or the JSON file; or a
+    folder of photos without poses."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The run's folder: scene.ply, metrics.json, config.json, pictures, checkpoints."""
     downscale: float | None = None
@@ -54,6 +59,12 @@ class Reconstruct:
     """Hold out every n-th view; 0 for none; default 8, unless the photos name their test views."""
     checkpoint_every: int | None = None
     """Steps between two checkpoints."""
+    strategy: Literal["none", "default", "mcmc"] | None = None
+    """How the set of splats changes: mcmc moves and adds them; default clones, splits and prunes;
+    none adds none, but lets those fade and go that no photo needs. Default mcmc."""
+    matching: Literal["auto", "exhaustive", "sequential"] = "auto"
+    """For photos without poses: match all pairs, or each with the next ones in order of names; auto
+    matches all pairs of up to 80."""
     seed: int | None = None
     """Seed of everything that is drawn."""
     device: Literal["cpu", "cuda"] | None = None
@@ -67,7 +78,7 @@ class Reconstruct:
 
     def run(self) -> int:
         """Loads, trains, reports."""
-        from ..datasets import load
+        from .posing import open_photos
 
         if self.overwrite and self.resume:
             raise ValueError("reconstruct: expected --overwrite or --resume, got both")
@@ -75,9 +86,9 @@ class Reconstruct:
         recorded = recorded_input(self.output) if self.resume else {}
         downscale = chosen(self.downscale, recorded.get("downscale"), 1.0)
         test_every = chosen(self.test_every, recorded.get("test_every"), 8)
-        scene = load(self.photos, downscale, test_every)
-        settings = {"downscale": downscale, "test_every": test_every}
-        source = {"photos": str(self.photos.resolve()), **settings}
+        scene, source = open_photos(
+            self.photos, self.output, downscale, test_every, self.matching, quiet=self.json
+        )
         if not self.json:
             output().print(f"{self.photos}: {scene!r}", soft_wrap=True)
         model = self.start(scene)
@@ -115,6 +126,7 @@ class Reconstruct:
         given = {
             "steps": self.steps,
             "max_seconds": None if self.minutes is None else 60 * self.minutes,
+            "strategy": STRATEGIES.get(self.strategy or ""),
             "max_splats": self.splats,
             "sh_degree": self.sh_degree,
             "background": self.background,

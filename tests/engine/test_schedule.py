@@ -22,7 +22,7 @@ def schedule(**settings: object) -> Schedule:
         ("steps", 1.5, "an int >= 1, got 1.5"),
         ("max_seconds", 0, "a finite number >= 0, got 0"),
         ("max_seconds", float("nan"), "a finite number"),
-        ("strategy", "adc", "one of ('mcmc', 'none'), got 'adc'"),
+        ("strategy", "adc", "one of ('mcmc', 'default', 'decay', 'decay_mcmc', 'none'), got 'adc'"),
         ("background", "grey", "one of"),
         ("ssim_weight", 1.1, "a number in [0, 1], got 1.1"),
         ("means_rate", float("inf"), "a finite number >= 0, got inf"),
