@@ -94,6 +94,7 @@ class PlaneSweep:
         "Stereo processing by semiglobal matching and mutual information" (2008).
 
     Example:
+        >>> from fieldline.datasets.synthetic import still_life
         >>> scene = still_life(n_views=12, width=96, height=72)
         >>> found = PlaneSweep(planes=32).match(scene.views[3], [scene.views[2], scene.views[4]])
         >>> found.depth.shape

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import doctest
 import itertools
 from dataclasses import replace
 
 import pytest
 import torch
+from fieldline.cuda.match import ops
 from fieldline.datasets import Scene, View, synthetic
+from fieldline.engine.dense_init import plane_sweep
 from fieldline.engine.dense_init.matcher import Correspondence
 from fieldline.engine.dense_init.plane_sweep import (
     PlaneSweep,
@@ -257,3 +260,9 @@ def test_warp_and_shift_follow_projection() -> None:
     assert float(pixel[2]) == pytest.approx(float(depth) / 2.5, rel=1e-4)
     assert image_shift(a, b, 2.0, 4.0) > 5
     assert image_shift(a, a, 2.0, 4.0) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("module", [ops, plane_sweep], ids=["ops", "plane_sweep"])
+def test_examples(module: object) -> None:
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)  # pyright: ignore
+    assert result.attempted > 0 and result.failed == 0
