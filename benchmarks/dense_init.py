@@ -142,9 +142,13 @@ def open_case(case: Case) -> fl.datasets.Scene:
     return scene
 
 
-def dense_points(scene: fl.datasets.Scene, most: int, seed: int) -> fl.Gaussians3D:
+def dense_points(
+    scene: fl.datasets.Scene, most: int, seed: int, device: str = "cpu"
+) -> fl.Gaussians3D:
     """The dense initialisation."""
-    return fl.dense_init(scene, max_points=most, sh_degree=COMMON["sh_degree"], seed=seed)  # pyright: ignore
+    return fl.dense_init(
+        scene, max_points=most, sh_degree=COMMON["sh_degree"], seed=seed, device=device
+    )
 
 
 def times_of(seconds: float) -> list[float]:
@@ -153,14 +157,22 @@ def times_of(seconds: float) -> list[float]:
 
 
 def run_once(
-    scene: fl.datasets.Scene, case: Case, method: Method, seed: int, seconds: float
+    scene: fl.datasets.Scene,
+    case: Case,
+    method: Method,
+    seed: int,
+    seconds: float,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """One run: its curve, and what it ended with."""
     config = fl.FitConfig(**COMMON, **method.settings, max_splats=case.splats, seed=seed)
     most = int(DENSE_SHARE * case.splats)
     budget = method.share * seconds
     start = time.perf_counter()
-    model = dense_points(scene, most, seed) if method.dense else initial_gaussians(scene, config)
+    if method.dense:
+        model = dense_points(scene, most, seed, device)
+    else:
+        model = initial_gaussians(scene, config, device)
     spent = time.perf_counter() - start
     curve = [_point(spent, 0, len(model), fl.evaluate(model, scene, lpips=False))]
     if spent >= budget:
@@ -191,11 +203,12 @@ def _point(seconds: float, step: int, splats: int, evaluation: Any) -> dict[str,
     return {"seconds": round(seconds, 3), "step": step, "splats": splats, **figures}
 
 
-def warm_up() -> None:
+def warm_up(device: str) -> None:
     """Loads the core and lets every part run once, so that the first run does not pay for it."""
-    scene = fl.datasets.synthetic.still_life(4, 64, 48, n_points=200)
+    scene = fl.datasets.synthetic.still_life(8, 96, 72, n_points=200)
+    dense_points(scene, 500, 0, device)
     for strategy in ("default", "mcmc", "decay"):
-        fl.fit(None, scene, steps=5, strategy=strategy, lpips=False)
+        fl.fit(None, scene, steps=5, strategy=strategy, lpips=False, device=device)
 
 
 # Figures.
@@ -448,6 +461,7 @@ def main() -> None:
     parser.set_defaults(repeats=SEEDS)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="wall time of each run")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run")
     parser.add_argument("--fresh", action="store_true", help="forget the runs of earlier calls")
     options = parser.parse_args()
     cases = options.sections or list(CASES)
@@ -457,10 +471,11 @@ def main() -> None:
     if not options.seconds > 0 or options.repeats < 1:
         parser.error("--seconds and --repeats: expected more than 0")
     settings = settings_of(options.seconds)
-    file = options.output / f"{NAME}.json"
+    name = f"{NAME}_{options.device}"
+    file = options.output / f"{name}.json"
     runs = {} if options.fresh else recorded_runs(file, settings)
-    text = record(NAME, results_of(runs, settings), options.output)
-    warm_up()
+    text = record(name, results_of(runs, settings), options.output)
+    warm_up(options.device)
     for case in cases:
         # Seeds outermost: a benchmark that is stopped has every method equally often.
         todo = [
@@ -472,9 +487,11 @@ def main() -> None:
         scene = open_case(CASES[case]) if todo else None
         for seed, method, key in todo:
             assert scene is not None
-            run = run_once(scene, CASES[case], METHODS[method], seed, options.seconds)
+            run = run_once(
+                scene, CASES[case], METHODS[method], seed, options.seconds, options.device
+            )
             runs[key] = {**run, "commit": commit()}
-            text = record(NAME, results_of(runs, settings), options.output)
+            text = record(name, results_of(runs, settings), options.output)
             end = run["curve"][-1]
             print(
                 f"{key}: {end['psnr']:.2f} dB, {end['splats']} splats, {end['step']} steps, "
@@ -483,7 +500,7 @@ def main() -> None:
                 flush=True,
             )
         if by_method := grouped(runs, case):
-            draw(case, by_method, options.output / f"{NAME}_{case}.png")
+            draw(case, by_method, options.output / f"{name}_{case}.png")
     print(text if options.json else describe(json.loads(text)["results"]))
 
 

@@ -35,11 +35,13 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     case = module.Case(lambda: synthetic.still_life(8, 40, 30, n_points=150), 300)
     monkeypatch.setattr(module, "CASES", {"small": case})
     monkeypatch.setattr(module, "dense_points", stand_in)
-    monkeypatch.setattr(module, "warm_up", lambda: None)
+    monkeypatch.setattr(module, "warm_up", lambda device: None)
     return module
 
 
-def stand_in(scene: fl.datasets.Scene, most: int, seed: int) -> fl.Gaussians3D:
+def stand_in(
+    scene: fl.datasets.Scene, most: int, seed: int, device: str = "cpu"
+) -> fl.Gaussians3D:
     generator = torch.Generator().manual_seed(seed)
     assert scene.points is not None
     rows = torch.randperm(len(scene.points), generator=generator)[:most]
@@ -127,7 +129,7 @@ def test_it_records_every_run_and_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ("--seconds", 0.2, "--repeats", 2, "--output", tmp_path)
-    file = tmp_path / "dense_init.json"
+    file = tmp_path / "dense_init_cpu.json"
     original, count = benchmark.run_once, [0]
 
     def stopped(*args: Any) -> Any:
@@ -150,7 +152,7 @@ def test_it_records_every_run_and_goes_on(
     runs = content["results"]["runs"]
     assert {key: runs[key] for key in kept} == kept
     assert len(runs) == 10
-    assert (tmp_path / "dense_init_small.png").stat().st_size > 10_000
+    assert (tmp_path / "dense_init_cpu_small.png").stat().st_size > 10_000
     for key, run in runs.items():
         seconds = [point["seconds"] for point in run["curve"]]
         assert seconds == sorted(seconds)
