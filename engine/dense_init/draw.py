@@ -81,7 +81,7 @@ def _draw_view(
     generator: torch.Generator,
 ) -> Draw:
     picture = _picture(maps)
-    density = detail(picture, flat_share) * maps.allowed
+    density = detail(picture[..., :3], flat_share) * maps.allowed
     cells = cut_into_cells(density, per_view)
     sizes = cell_sizes(cells)
     n_cells = int(cells.max()) + 1

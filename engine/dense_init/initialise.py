@@ -10,10 +10,11 @@ what is wrong when nothing can come of it.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, overload
 
 import torch
@@ -51,6 +52,9 @@ _MIN_COVERAGE = 0.02
 # Below this mean contrast of neighbouring pixels, images show nothing that could be matched.
 _NO_TEXTURE = 0.0025
 _CAP_ROUNDS = 4
+# Opacities of interpolated points: see docs/methods/dense_init.md for what they were chosen by.
+_PHOTO_GUESS = 0.9
+_OBJECT_GUESS = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class _Options:
     sparse_points: bool
     interpolate: bool
     far_shell: bool | None
+    guess_opacity: float | None
     style: SplatStyle
 
     def __post_init__(self) -> None:
@@ -91,6 +96,9 @@ class _Options:
             raise ValueError(
                 f"dense_init: max_error: expected a number > 0, got {self.max_error!r}"
             )
+        guess = self.guess_opacity
+        if guess is not None and not 0 < guess < 1:
+            raise ValueError(f"dense_init: guess_opacity: expected None or in (0, 1), got {guess}")
         if self.style.scale not in ("spacing", "distance"):
             raise ValueError(
                 f'dense_init: scale: expected "spacing" or "distance", got {self.style.scale!r}'
@@ -133,6 +141,7 @@ def dense_init(
     sparse_points: bool = ...,
     interpolate: bool = ...,
     far_shell: bool | None = ...,
+    guess_opacity: float | None = ...,
     scale: ScaleRule = ...,
 ) -> Gaussians3D: ...
 
@@ -157,6 +166,7 @@ def dense_init(
     sparse_points: bool = ...,
     interpolate: bool = ...,
     far_shell: bool | None = ...,
+    guess_opacity: float | None = ...,
     scale: ScaleRule = ...,
 ) -> tuple[Gaussians3D, DenseInitReport]: ...
 
@@ -181,6 +191,7 @@ def dense_init(
     sparse_points: bool = True,
     interpolate: bool = True,
     far_shell: bool | None = None,
+    guess_opacity: float | None = None,
     scale: ScaleRule = "spacing",
 ) -> Gaussians3D | tuple[Gaussians3D, DenseInitReport]:
     """Makes Gaussians for a scene from dense matches between its training views.
@@ -205,9 +216,11 @@ def dense_init(
         max_error: Reprojection error up to which views agree, pixels.
         flat_share: Density of splats on a featureless area over the average, in (0, 1].
         sparse_points: Put the scene's own points where matching is blank.
-        interpolate: Interpolate depth into blank regions, at lower opacity.
+        interpolate: Interpolate depth into blank regions.
         far_shell: Put points on a far sphere where rays find nothing, for skies and backgrounds;
             default if the images have no alpha channel.
+        guess_opacity: Of interpolated points; default 0.9, or 0.1 if the images have an alpha
+            channel: a gap in an object shows its other side, a gap in a photo nothing.
         scale: "spacing", of neighbouring points; or "distance", the EDGS rule.
 
     Returns:
@@ -242,6 +255,7 @@ def dense_init(
         sparse_points,
         interpolate,
         far_shell,
+        guess_opacity,
         SplatStyle(scale=scale),
     )
     clock = _Clock(progress)
@@ -283,7 +297,7 @@ class _Initialiser:
         order = _drawing_order(graph, references)
         draws, chosen, over_cap = self._draw([maps[i] for i in order])
         sh = self._colours(chosen, [maps[i] for i in order])
-        gaussians = make_splats(chosen, sh, self.options.style)
+        gaussians = make_splats(chosen, sh, self._style())
         good = gaussians.finite()
         if not bool(good.all()):
             gaussians, chosen = gaussians.select(good), chosen.select(good.nonzero().squeeze(1))
@@ -393,6 +407,17 @@ class _Initialiser:
             "wrong, or the scene moves"
         )
 
+    @functools.cached_property
+    def _opaque(self) -> bool:
+        """Whether no image has an alpha channel."""
+        return all(view.image.shape[-1] == 3 for view in self.views)
+
+    def _style(self) -> SplatStyle:
+        guess = self.options.guess_opacity
+        if guess is None:
+            guess = _PHOTO_GUESS if self._opaque else _OBJECT_GUESS
+        return replace(self.options.style, guess_opacity=guess)
+
     def _has_points(self) -> bool:
         return self.scene.points is not None and len(self.scene.points) > 0
 
@@ -409,7 +434,7 @@ class _Initialiser:
                 maps[k] = with_sparse_points(view, depth.to(self.device))
         far = self.options.far_shell
         if far is None:
-            far = all(view.image.shape[-1] == 3 for view in self.views)
+            far = self._opaque
         if not (self.options.interpolate or far):
             return maps
         small = {i: fill_view(view) for i, view in zip(references, maps)}

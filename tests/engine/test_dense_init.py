@@ -244,6 +244,17 @@ def test_sparse_points_fill_what_matching_left(still: Scene) -> None:
     assert filled.matched > 500
 
 
+def test_guesses_are_faint_where_images_have_alpha(still: Scene) -> None:
+    half = {view.name: view.depth.where(torch.arange(80) < 40, 0.0) for view in still.train}
+    matcher = DepthMaps(half)
+    faint, report = dense_init(
+        still, matcher=matcher, per_view=300, sparse_points=False, return_report=True
+    )
+    assert int((faint.opacities < 0.2).sum()) == report.interpolated > 50
+    solid = dense_init(still, matcher=matcher, per_view=300, sparse_points=False, guess_opacity=0.7)
+    assert int(((solid.opacities - 0.7).abs() < 1e-4).sum()) == report.interpolated
+
+
 # -- bad input -----------------------------------------------------------------------------------
 
 
@@ -403,6 +414,7 @@ def test_nan_depth_is_unknown_depth(still: Scene) -> None:
         ({"neighbours": 0}, "neighbours: expected an int >= 1"),
         ({"max_error": float("nan")}, "max_error: expected a number > 0"),
         ({"min_confidence": 0.0}, "min_confidence and flat_share"),
+        ({"guess_opacity": 1.0}, "guess_opacity: expected None or in"),
         ({"scale": "huge"}, 'scale: expected "spacing" or "distance"'),
     ],
 )
