@@ -80,7 +80,7 @@ CASES = {
         _load("gs/kitchen_colmap", images=DATA / "multiview" / "vggt_kitchen_jpg"), 40_000
     ),
     "fox": Case(_load("fox", downscale=4), 40_000),
-    "lego": Case(_load("nerf_synthetic/lego"), 30_000),
+    "lego": Case(_load("nerf_synthetic/lego", downscale=2), 30_000),
 }
 
 
