@@ -22,11 +22,12 @@ struct Penalties {
   float edge;  // a step of this much grey (quarters of a level) halves p2
 };
 
-// A change of plane costs less where the image changes too.
+// A change of plane costs less where the image changes too. In double precision, whose division is
+// exact to the last bit in device code too: the result is cut to an integer.
 FL_HD int edge_penalty(const Penalties& p, int grey_here, int grey_before) {
   const int step = grey_here > grey_before ? grey_here - grey_before : grey_before - grey_here;
-  const int p2 =
-      static_cast<int>(static_cast<float>(p.p2) * p.edge / (p.edge + static_cast<float>(step)));
+  const double edge = static_cast<double>(p.edge);
+  const int p2 = static_cast<int>(p.p2 * edge / (edge + step));
   return p2 > p.p1 ? p2 : p.p1;
 }
 
