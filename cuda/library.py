@@ -167,7 +167,9 @@ def _plain_function(namespace: str, name: str, setup: Any, gradient: Any) -> Any
             setup(ctx, inputs, output)
             return output
 
+        # A second derivative would come out as zero; asked for, it is an error instead.
         @staticmethod
+        @torch.autograd.function.once_differentiable
         def backward(ctx: Any, *grads: Any) -> Any:
             return gradient(ctx, *grads)
 
@@ -178,7 +180,8 @@ def call(name: str, *args: Any) -> Any:
     """Calls an operator that has a gradient.
 
     Outside ``torch.compile`` and function transforms it does without what ``torch.library`` wraps
-    around every call for their sake, which for a small scene costs more than the work itself.
+    around every call for their sake, which for a small scene costs more than the work itself. Of
+    the transforms of ``torch.func``, operators know none but ``vmap`` over their forward pass.
 
     Args:
         name: The operator's name without namespace.

@@ -39,9 +39,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def stand_in(
-    scene: fl.datasets.Scene, most: int, seed: int, device: str = "cpu"
-) -> fl.Gaussians3D:
+def stand_in(scene: fl.datasets.Scene, most: int, seed: int, device: str = "cpu") -> fl.Gaussians3D:
     generator = torch.Generator().manual_seed(seed)
     assert scene.points is not None
     rows = torch.randperm(len(scene.points), generator=generator)[:most]

@@ -26,6 +26,12 @@ def test_fit_photos(tmp_path: Path) -> None:
     assert len(fl.load(tmp_path / "scene.ply")) >= 200
 
 
+def test_dense_init(tmp_path: Path) -> None:
+    main = runpy.run_path(str(EXAMPLES / "dense_init.py"))["main"]
+    assert main(str(tmp_path / "sheet.png"), steps=40, size=(80, 60)) > 15
+    assert (tmp_path / "sheet.png").stat().st_size > 5000
+
+
 def test_differentiable_rendering() -> None:
     main = runpy.run_path(str(EXAMPLES / "differentiable_rendering.py"))["main"]
     assert main(steps=40) < 0.05

@@ -201,6 +201,8 @@ def _check_colors(
         _expect("colors", colors, (*layout.batch, layout.N, *tail))
     else:
         _expect("colors", colors, (*layout.batch, layout.C, layout.N, *tail))
+    if colors.shape[-1] == 0:
+        raise ValueError(f"rasterization: colors: expected channels, got {list(colors.shape)}")
     if sh_degree is not None and not 0 <= sh_degree <= 4:
         raise ValueError(f"rasterization: sh_degree: expected 0 to 4, got {sh_degree}")
     if sh_degree is not None and colors.shape[-2] < (sh_degree + 1) ** 2:

@@ -178,12 +178,18 @@ class PendingRead {
  public:
   PendingRead(const void* source, std::size_t bytes, Stream stream) : bytes_(bytes) {
     if (bytes > kMostBytes) throw std::runtime_error("PendingRead: expected at most 64 bytes");
+    void* place = landing();
     check_cuda(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "PendingRead");
-    check_cuda(cudaMemcpyAsync(landing(), source, bytes, cudaMemcpyDeviceToHost, stream),
-               "PendingRead");
-    check_cuda(cudaEventRecord(event_, stream), "PendingRead");
+    cudaError_t status = cudaMemcpyAsync(place, source, bytes, cudaMemcpyDeviceToHost, stream);
+    if (status == cudaSuccess) status = cudaEventRecord(event_, stream);
+    if (status != cudaSuccess) cudaEventDestroy(event_);
+    check_cuda(status, "PendingRead");
   }
-  ~PendingRead() { cudaEventDestroy(event_); }
+  // Waits, lest bytes that nobody took land on the next read's.
+  ~PendingRead() {
+    cudaEventSynchronize(event_);
+    cudaEventDestroy(event_);
+  }
   PendingRead(const PendingRead&) = delete;
   PendingRead& operator=(const PendingRead&) = delete;
 
@@ -197,9 +203,13 @@ class PendingRead {
 
   // Page-locked memory, without which the copy itself would wait. One read a thread at a time.
   static void* landing() {
-    static thread_local void* place = nullptr;
-    if (place == nullptr) check_cuda(cudaMallocHost(&place, kMostBytes), "PendingRead");
-    return place;
+    struct Page {
+      void* place = nullptr;
+      ~Page() { cudaFreeHost(place); }
+    };
+    static thread_local Page page;
+    if (page.place == nullptr) check_cuda(cudaMallocHost(&page.place, kMostBytes), "PendingRead");
+    return page.place;
   }
 
   std::size_t bytes_;

@@ -6,8 +6,8 @@
 //
 // Forward: warps go their own ways; each packs its surviving splats into its own shared memory.
 //
-// Backward: a block takes its tile's pairs a batch at a time, all warps together. A warp replays its
-// pixels front to back (blend.h), eight surviving splats at a time: a lane leaves each splat's
+// Backward: a block takes its tile's pairs a batch at a time, all warps together. A warp replays
+// its pixels front to back (blend.h), eight surviving splats at a time: a lane leaves each splat's
 // d loss / d sigma and weight for its pixel in shared memory, then takes one row of one splat's
 // pixels and adds up what they mean for mean, conic and colour. Sums over 32 pixels so cost two
 // stores, a short loop and two exchanges instead of five exchanges a value. The block adds its
@@ -31,7 +31,7 @@ constexpr int kMaxChannels = 32;
 constexpr int kGeometry = 6;  // Moments
 constexpr int kAddThreads = 128;
 
-// Rows that a warp of add_rows_kernel stages at once: as many as some four kilobytes hold.
+// Rows that a warp of add_rows_kernel stages at once: with doubles, four warps' fill 48 KB.
 constexpr int staged_rows(int values) { return values < 16 ? 96 : 24; }
 
 // Up to four channels travel with a splat's geometry; more are read where they are used.
@@ -96,9 +96,12 @@ FL_D Box<T> box_of(const SubTile& pixel) {
 template <typename T, int kD>
 FL_D Entry<T, kD> load_entry(const BlendArgs<T>& a, int32_t splat, int64_t place) {
   const int64_t i = splat;
-  return {a.means2d[2 * i], a.means2d[2 * i + 1],
+  return {a.means2d[2 * i],
+          a.means2d[2 * i + 1],
           footprint(a.conics[3 * i], a.conics[3 * i + 1], a.conics[3 * i + 2], a.opacities[i]),
-          static_cast<int32_t>(place), splat, {}};
+          static_cast<int32_t>(place),
+          splat,
+          {}};
 }
 
 // A little more than the exact bound: the test on alpha itself decides. Conic and bound are both
@@ -108,8 +111,8 @@ FL_D bool reaches(const Entry<T, kD>& e, const Box<T>& box) {
   const Footprint<T>& s = e.shape;
   return s.opacity >= T(kAlphaThreshold) &&
          smallest_sigma(T(-2) * s.a, -s.b, T(-2) * s.c, box.x_low - e.x, box.x_high - e.x,
-                        box.y_low - e.y, box.y_high - e.y) <=
-             std::log2(s.opacity / T(kAlphaThreshold)) + T(1.5e-3);
+                        box.y_low - e.y,
+                        box.y_high - e.y) <= std::log2(s.opacity / T(kAlphaThreshold)) + T(1.5e-3);
 }
 
 template <typename T, int kD>
@@ -206,7 +209,6 @@ struct BackwardMemory {
   static constexpr int kStage = kGroup * kPitch;                  // of a warp, twice
   static constexpr int kColors = kSubHeight * color_pitch(kD);
   static constexpr int kWarp = kSums + 2 * kStage + kColors;
-  // The stages come first: they are read four values at a time.
   // Blocks of fewer warps, which take their tile in more rounds, where eight would need more than
   // the 99 KB that every GPU since sm_80 has.
   static constexpr int kMostWarps = kWarps * kWarp * sizeof(T) > 99 * 1024 ? kWarps / 2 : kWarps;
@@ -253,8 +255,8 @@ template <typename T, int kD>
 FL_D PixelGradient<T> pixel_gradient(const Entry<T, kD>& e, const T* rgb, int D, T px, T py,
                                      T alpha_cap, PixelState<T, kD>& s) {
   Fragment<T> f;
-  if (e.place >= s.last || evaluate_fragment(e.shape, px - e.x, py - e.y, alpha_cap,
-                                             s.transmittance, f) == Step::skip)
+  if (e.place >= s.last ||
+      evaluate_fragment(e.shape, px - e.x, py - e.y, alpha_cap, s.transmittance, f) == Step::skip)
     return {T(0), T(0)};
   const T weight = s.transmittance * f.alpha;
   T along = T(0);
@@ -293,8 +295,8 @@ FL_D void load_row(const T* from, T* to) {
 
 // One row of pixels of one splat: its share of the splat's sums.
 template <typename T, int kD, bool kAbs>
-FL_D void add_row(const Entry<T, kD>& e, const T* sigmas, const T* weights, const T* v, T left,
-                  T y, T* values) {
+FL_D void add_row(const Entry<T, kD>& e, const T* sigmas, const T* weights, const T* v, T left, T y,
+                  T* values) {
   using Layout = Row<T, kD, kAbs>;
   const T dx0 = left - e.x, dy = y - e.y;
   T g[kSubWidth], one = T(0), sum_x = T(0), sum_xx = T(0), abs_x = T(0), abs_y = T(0);
@@ -352,8 +354,7 @@ FL_D Survivors<kBatch> find_survivors(const Entry<T, kD>* entries, int count, bo
     const int k = 32 * part + lane;
     const bool keep = !empty && k < count && entries[k].place < reach && reaches(entries[k], box);
     const unsigned kept = __ballot_sync(kFullWarp, keep);
-    if (keep)
-      places[found.count + __popc(kept & ((1u << lane) - 1))] = static_cast<uint8_t>(k);
+    if (keep) places[found.count + __popc(kept & ((1u << lane) - 1))] = static_cast<uint8_t>(k);
     found.bits[part] = kept;
     found.count += __popc(kept);
   }
@@ -399,7 +400,8 @@ FL_D void backward_batch(const BlendArgs<T>& a, int D, const Entry<T, kD>* entri
   }
 }
 
-// rows [P, kValues]; a tile of more than eight sub-tiles takes several rounds, which add up.
+// rows [P, kValues]; a tile of more sub-tiles than the block has warps takes several rounds, which
+// add up.
 template <typename T, int kD, bool kAbs>
 FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, (sizeof(T) == 4 && carries_color(kD) ? 4 : 1))
     blend_backward_kernel(BlendArgs<T> a, TileLayout l, BlendOutputs<T> out, const int32_t* slots,
@@ -418,6 +420,10 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, (sizeof(T) == 4 && carries_color(kD) ? 4 : 
   const int warps = blockDim.x / 32;
   const bool shown = l.masks == nullptr || l.masks[tile];
   const int64_t begin = l.begin(tile), end = l.end(tile);
+  // What no tile lists must not be added: lists made elsewhere may begin later.
+  for (int64_t k = threadIdx.x; tile == 0 && k < begin * Layout::kValues; k += blockDim.x)
+    rows[static_cast<int64_t>(slots[k / Layout::kValues]) * Layout::kValues + k % Layout::kValues] =
+        T(0);
   for (int round = 0; round < sub_tile_count(l); round += warps) {
     SubTile pixel = sub_tile(l, tile, round + warp);
     if (round + warp >= sub_tile_count(l)) pixel = {pixel.x, pixel.y, false, true};
@@ -436,10 +442,10 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, (sizeof(T) == 4 && carries_color(kD) ? 4 : 
       const int count = static_cast<int>(minimum(end - base, static_cast<int64_t>(kBatch)));
       const bool seen = base - begin < reach;  // some pixel of the block got this far
       if (seen) {
-        if (static_cast<int>(threadIdx.x) < count) {
-          Own own = load_entry<T, kD>(a, a.ids[base + threadIdx.x], base + threadIdx.x - begin);
+        for (int k = threadIdx.x; k < count; k += blockDim.x) {
+          Own own = load_entry<T, kD>(a, a.ids[base + k], base + k - begin);
           load_color(a, own);
-          entries[threadIdx.x] = own;
+          entries[k] = own;
         }
         __syncthreads();
         const Survivors<kBatch> found = find_survivors<T, kD, kBatch>(
@@ -457,7 +463,9 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, (sizeof(T) == 4 && carries_color(kD) ? 4 : 
         for (int w = 0; seen && w < warps; ++w)
           if (kept[w][pair / 32] >> (pair % 32) & 1)
             sum += memory[w * Memory::kWarp + Memory::sums + pair * Layout::kStride + value];
-        T* place = rows + static_cast<int64_t>(slots[base + pair]) * Layout::kValues + value;
+        const int64_t slot = slots[base + pair];
+        if (slot < 0 || slot >= l.s.P) continue;  // not a list of splat_bin
+        T* place = rows + slot * Layout::kValues + value;
         *place = round == 0 ? sum : *place + sum;
       }
       // The next batch overwrites `entries`; `kept` and the sums wait for its first barrier.
@@ -490,11 +498,15 @@ FL_D void store_gradient(const BlendArgs<T>& a, const BlendInputGradients<T>& g,
       g.colors[static_cast<int64_t>(i) * D + c] = sum[Row<T, kD, kAbs>::kColor + c];
 }
 
+FL_D int64_t clamped(int64_t value, int64_t most) {
+  return value < 0 ? 0 : value > most ? most : value;
+}
+
 // A warp takes 32 splats, whose rows lie one after the other, and reads them in order through
 // shared memory; a lane adds those of its splat. Splats seen by many tiles are shared by all lanes.
 template <typename T, int kD, bool kAbs>
 FL_KERNEL FL_LAUNCH_BOUNDS(kAddThreads, (carries_color(kD) ? 4 : 1))
-    add_rows_kernel(BlendArgs<T> a, BlendInputGradients<T> g, int64_t M, int D,
+    add_rows_kernel(BlendArgs<T> a, BlendInputGradients<T> g, int64_t M, int64_t P, int D,
                     const int64_t* starts, const T* rows) {
   using Layout = Row<T, kD, kAbs>;
   constexpr int64_t kMany = 32, kStaged = staged_rows(Layout::kValues);
@@ -502,7 +514,8 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kAddThreads, (carries_color(kD) ? 4 : 1))
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int lane = threadIdx.x % 32;
   T* stage = &staged[threadIdx.x / 32][0];
-  const int64_t begin = starts[minimum(i, M)], end = starts[minimum(i + 1, M)];
+  const int64_t begin = clamped(starts[minimum(i, M)], P);
+  const int64_t end = clamped(starts[minimum(i + 1, M)], P);
   T sum[Layout::kValues] = {};
   const bool many = end - begin > kMany;
   const int64_t last = __shfl_sync(kFullWarp, static_cast<long long>(end), 31);
@@ -599,8 +612,8 @@ void run_backward(const BlendArgs<T>& a, const TileLayout& l, const BlendOutputs
   FL_LAUNCH((blend_backward_kernel<T, kD, kAbs>), l.tiles(), 32 * warps,
             sizeof(T) * warps * Memory::kWarp, stream, a, l, out, lists.slots,
             rows.template data<T>());
-  FL_LAUNCH((add_rows_kernel<T, kD, kAbs>), blocks_for(l.s.M, kAddThreads), kAddThreads, 0, stream, a, g, l.s.M,
-            static_cast<int>(l.s.D), lists.starts, rows.template data<T>());
+  FL_LAUNCH((add_rows_kernel<T, kD, kAbs>), blocks_for(l.s.M, kAddThreads), kAddThreads, 0, stream,
+            a, g, l.s.M, l.s.P, static_cast<int>(l.s.D), lists.starts, rows.template data<T>());
 }
 
 template <typename T>
@@ -612,19 +625,18 @@ FL_KERNEL indices_kernel(BlendArgs<T> a, TileLayout l, int64_t range_start, int6
   if (pixel >= l.s.I * per_image) return;
   const int64_t image = pixel / per_image, rest = pixel % per_image;
   const int x = static_cast<int>(rest % l.width), y = static_cast<int>(rest / l.width);
-  const int64_t tile = image * l.tiles_per_image() + y / l.tile_size * l.s.tile_width +
-                       x / l.tile_size;
+  const int64_t tile =
+      image * l.tiles_per_image() + y / l.tile_size * l.s.tile_width + x / l.tile_size;
   int64_t at = firsts != nullptr ? firsts[pixel] : 0;
   int32_t count = 0;
-  for_blended(a, l, tile, x, y, range_start, range_end, transmittances[pixel],
-              [&](int64_t splat) {
-                if (firsts != nullptr) {
-                  splats[at] = splat;
-                  pixels[at] = rest;
-                  images[at++] = image;
-                }
-                ++count;
-              });
+  for_blended(a, l, tile, x, y, range_start, range_end, transmittances[pixel], [&](int64_t splat) {
+    if (firsts != nullptr) {
+      splats[at] = splat;
+      pixels[at] = rest;
+      images[at++] = image;
+    }
+    ++count;
+  });
   if (firsts == nullptr) counts[pixel] = count;
 }
 
@@ -634,8 +646,7 @@ struct CudaBlend {
                         T* alphas, const Tensor& like) {
     const DeviceGuard guard(like.get_device_index());
     const Stream stream = current_stream(like.get_device_index());
-    Tensor last =
-        new_empty(like, {keep_state ? l.s.I * l.height * l.width : 0}, ScalarType::Int);
+    Tensor last = new_empty(like, {keep_state ? l.s.I * l.height * l.width : 0}, ScalarType::Int);
     dispatch_channels(l.s.D, [&](auto channels) {
       FL_LAUNCH((blend_kernel<T, decltype(channels)::value>), l.tiles(), block_threads(l), 0,
                 stream, a, l, render, alphas, keep_state ? output<int32_t>(last) : nullptr);
@@ -676,14 +687,14 @@ struct CudaBlend {
     const Scratch counts(sizeof(int32_t) * (n + 1)), firsts(sizeof(int64_t) * (n + 1));
     zero_async(counts.data<int32_t>() + n, sizeof(int32_t), stream);
     int64_t *none = nullptr, total = 0;
-    FL_LAUNCH((indices_kernel<T>), blocks_for(n, 128), 128, 0, stream, a, l, range_start,
-              range_end, transmittances, static_cast<const int64_t*>(nullptr),
-              counts.data<int32_t>(), none, none, none);
+    FL_LAUNCH((indices_kernel<T>), blocks_for(n, 128), 128, 0, stream, a, l, range_start, range_end,
+              transmittances, static_cast<const int64_t*>(nullptr), counts.data<int32_t>(), none,
+              none, none);
     exclusive_scan(counts.data<int32_t>(), firsts.data<int64_t>(), n + 1, stream);
     copy_to_host(&total, firsts.data<int64_t>() + n, sizeof(total), stream);
     const IndexLists lists = index_lists(like, total);
-    FL_LAUNCH((indices_kernel<T>), blocks_for(n, 128), 128, 0, stream, a, l, range_start,
-              range_end, transmittances, static_cast<const int64_t*>(firsts.data<int64_t>()),
+    FL_LAUNCH((indices_kernel<T>), blocks_for(n, 128), 128, 0, stream, a, l, range_start, range_end,
+              transmittances, static_cast<const int64_t*>(firsts.data<int64_t>()),
               counts.data<int32_t>(), lists.splats, lists.pixels, lists.images);
     return lists;
   }
@@ -696,7 +707,7 @@ BlendResult blend_here(const BlendInputs& in, bool keep_state) {
 }
 
 BlendedGradients blend_backward_here(const BlendInputs& in, const BlendResult& out,
-                                   const Tensor& g_render, const Tensor& g_alphas, bool absgrad) {
+                                     const Tensor& g_render, const Tensor& g_alphas, bool absgrad) {
   return blend_backward<CudaBlend>(in, out, g_render, g_alphas, absgrad, "splat_draw_backward");
 }
 

@@ -13,8 +13,8 @@
 #include "core/parallel.h"
 #include "core/registration.h"
 #include "splat/bin.h"
-#include "splat/draw_parts.h"
 #include "splat/blend_simd.h"
+#include "splat/draw_parts.h"
 
 namespace fl::splat {
 namespace {
@@ -147,8 +147,7 @@ void check_slot_values(const PairSlots& slots, int64_t M, int64_t P, const char*
   std::atomic<bool> good{slots.starts[0] == 0 && slots.starts[M] == P};
   parallel_for(0, M, 1 << 13, [&](int64_t begin, int64_t end) {
     bool own = true;
-    for (int64_t r = begin; r < end; ++r)
-      own &= slots.starts[r] <= slots.starts[r + 1];
+    for (int64_t r = begin; r < end; ++r) own &= slots.starts[r] <= slots.starts[r + 1];
     if (!own) good = false;
   });
   parallel_for(0, P, 1 << 14, [&](int64_t begin, int64_t end) {
@@ -206,6 +205,9 @@ void backward_simd(const BlendArgs<float>& a, const TileLayout& layout,
     if (slots.slot == nullptr) group_pairs(a.ids, layout.s.M, layout.s.P, slots);
     check_slot_values(slots, layout.s.M, layout.s.P, "splat_blend_backward");
     pairs.reset(new float[layout.s.P * width]);
+    // Pairs before the first tile's run belong to no tile, and are added all the same.
+    for (int64_t k = 0; layout.tiles() > 0 && k < layout.begin(0); ++k)
+      std::fill_n(pairs.get() + slots.slot[k] * width, width, 0.0f);
     parallel_for(0, layout.tiles(), 1 << 10, [&](int64_t begin, int64_t end) {
       // A masked tile's kernel sees no pairs, so its rows are cleared here.
       for (int64_t tile = begin; tile < end; ++tile)
@@ -345,7 +347,7 @@ BlendResult blend_here(const BlendInputs& in, bool keep_state) {
 }
 
 BlendedGradients blend_backward_here(const BlendInputs& in, const BlendResult& out,
-                                   const Tensor& g_render, const Tensor& g_alphas, bool absgrad) {
+                                     const Tensor& g_render, const Tensor& g_alphas, bool absgrad) {
   return blend_backward<CpuBlend>(in, out, g_render, g_alphas, absgrad, "splat_draw_backward");
 }
 

@@ -71,12 +71,14 @@ inline BlendSizes check_blend(const Tensor& means2d, const Tensor& conics, const
 
 // Rows for the gradients of pairs, grouped by splat (bin_entry.h says how), if the caller has them.
 inline void check_slots(const std::optional<Tensor>& slots, const std::optional<Tensor>& starts,
-                        const BlendSizes& s, const char* op) {
+                        const Tensor& like, const BlendSizes& s, const char* op) {
   STD_TORCH_CHECK(slots.has_value() == starts.has_value(), op,
                   ": expected slots and starts together, or neither");
   if (!slots.has_value()) return;
   check_shape(*slots, {s.P}, op, "slots");
   check_dtype(*slots, ScalarType::Int, op, "slots");
+  check_same_device(*slots, like, op, "slots");
+  check_same_device(*starts, like, op, "starts");
   check_shape(*starts, {s.M + 1}, op, "starts");
   check_dtype(*starts, ScalarType::Long, op, "starts");
 }
@@ -99,7 +101,9 @@ struct TileLayout {
   FL_HD int columns(int64_t tile) const {
     return static_cast<int>(minimum(tile_size, width - x0(tile)));
   }
-  FL_HD int rows(int64_t tile) const { return static_cast<int>(minimum(tile_size, height - y0(tile))); }
+  FL_HD int rows(int64_t tile) const {
+    return static_cast<int>(minimum(tile_size, height - y0(tile)));
+  }
 };
 
 template <typename T>
@@ -178,14 +182,17 @@ template <typename T>
 BlendArgs<T> blend_args(const Tensor& means2d, const Tensor& conics, const Tensor& colors,
                         const Tensor& opacities, const std::optional<Tensor>& backgrounds,
                         const Tensor& flatten_ids, double alpha_cap) {
-  return {input<T>(means2d),   input<T>(conics),
-          input<T>(colors),    input<T>(opacities),
-          optional_input<T>(backgrounds), input<int32_t>(flatten_ids),
+  return {input<T>(means2d),
+          input<T>(conics),
+          input<T>(colors),
+          input<T>(opacities),
+          optional_input<T>(backgrounds),
+          input<int32_t>(flatten_ids),
           static_cast<T>(alpha_cap)};
 }
 
 inline TileLayout tile_layout(const BlendSizes& s, int64_t width, int64_t height, int64_t tile_size,
-                       const Tensor& offsets, const std::optional<Tensor>& masks) {
+                              const Tensor& offsets, const std::optional<Tensor>& masks) {
   return {s, width, height, tile_size, input<int32_t>(offsets), optional_input<bool>(masks)};
 }
 
@@ -234,16 +241,23 @@ BlendResult blend_forward(BlendInputs in, bool keep_state, const char* op) {
 
 template <typename Backend>
 BlendedGradients blend_backward(BlendInputs in, const BlendResult& result, Tensor g_render,
-                              Tensor g_alphas, bool absgrad, const char* op) {
+                                Tensor g_alphas, bool absgrad, const char* op) {
   const BlendSizes s = in.check(op);
   Tensor render = std::get<0>(result), alphas = std::get<1>(result), state = std::get<2>(result);
   check_shape(render, {s.I, in.height, in.width, s.D}, op, "render");
   check_shape(alphas, {s.I, in.height, in.width, 1}, op, "alphas");
   check_shape(g_render, {s.I, in.height, in.width, s.D}, op, "g_render");
   check_shape(g_alphas, {s.I, in.height, in.width, 1}, op, "g_alphas");
-  check_slots(in.slots, in.starts, s, op);
+  const std::tuple<const Tensor*, const char*> floating[] = {
+      {&render, "render"}, {&alphas, "alphas"}, {&g_render, "g_render"}, {&g_alphas, "g_alphas"}};
+  for (const auto& [tensor, name] : floating) {
+    check_dtype(*tensor, in.means2d.scalar_type(), op, name);
+    check_same_device(*tensor, in.means2d, op, name);
+  }
+  check_slots(in.slots, in.starts, in.means2d, s, op);
   check_shape(state, {-1}, op, "state");
   check_dtype(state, ScalarType::Int, op, "state");
+  check_same_device(state, in.means2d, op, "state");
   in.make_dense();
   dense_all(render, alphas, g_render, g_alphas);
   const BlendLists lists{optional_input<int32_t>(in.slots), optional_input<int64_t>(in.starts)};
@@ -254,12 +268,11 @@ BlendedGradients blend_backward(BlendInputs in, const BlendResult& result, Tenso
   const TileLayout layout = tile_layout(s, in.width, in.height, in.tile_size, in.offsets, in.masks);
   dispatch_float(like, [&](auto zero) {
     using T = decltype(zero);
-    const BlendOutputs<T> out{input<T>(render),   input<T>(alphas), input<T>(g_render),
+    const BlendOutputs<T> out{input<T>(render),   input<T>(alphas),      input<T>(g_render),
                               input<T>(g_alphas), input<int32_t>(state), state.numel()};
-    const BlendInputGradients<T> g{output<T>(g_means2d),
-                                   absgrad ? output<T>(g_means2d_abs) : nullptr,
-                                   output<T>(g_conics), output<T>(g_colors),
-                                   output<T>(g_opacities)};
+    const BlendInputGradients<T> g{
+        output<T>(g_means2d), absgrad ? output<T>(g_means2d_abs) : nullptr, output<T>(g_conics),
+        output<T>(g_colors), output<T>(g_opacities)};
     Backend::backward(in.args<T>(), layout, out, lists, g, like);
   });
   return {g_means2d, g_means2d_abs, g_conics, g_colors, g_opacities};
@@ -279,12 +292,13 @@ BlendResult splat_blend(Tensor means2d, Tensor conics, Tensor colors, Tensor opa
 }
 
 template <typename Backend>
-BlendedGradients splat_blend_backward(
-    Tensor means2d, Tensor conics, Tensor colors, Tensor opacities,
-    std::optional<Tensor> backgrounds, std::optional<Tensor> masks, int64_t width, int64_t height,
-    int64_t tile_size, Tensor offsets, Tensor flatten_ids, std::optional<Tensor> slots,
-    std::optional<Tensor> starts, double alpha_cap, Tensor render,
-    Tensor alphas, Tensor state, Tensor g_render, Tensor g_alphas, bool absgrad) {
+BlendedGradients splat_blend_backward(Tensor means2d, Tensor conics, Tensor colors,
+                                      Tensor opacities, std::optional<Tensor> backgrounds,
+                                      std::optional<Tensor> masks, int64_t width, int64_t height,
+                                      int64_t tile_size, Tensor offsets, Tensor flatten_ids,
+                                      std::optional<Tensor> slots, std::optional<Tensor> starts,
+                                      double alpha_cap, Tensor render, Tensor alphas, Tensor state,
+                                      Tensor g_render, Tensor g_alphas, bool absgrad) {
   return blend_backward<Backend>(
       {means2d, conics, colors, opacities, backgrounds, masks, width, height, tile_size, offsets,
        flatten_ids, slots, starts, alpha_cap},
@@ -294,10 +308,12 @@ BlendedGradients splat_blend_backward(
 // Every blended (splat, pixel) with list position in [range_start, range_end) batches of
 // tile_size^2, in the order of pixels and then depth, as gsplat's rasterize_to_indices_in_range.
 template <typename Backend>
-std::tuple<Tensor, Tensor, Tensor> splat_indices_in_range(
-    int64_t range_start, int64_t range_end, Tensor transmittances, Tensor means2d, Tensor conics,
-    Tensor opacities, int64_t width, int64_t height, int64_t tile_size, Tensor offsets,
-    Tensor flatten_ids, double alpha_cap) {
+std::tuple<Tensor, Tensor, Tensor> splat_indices_in_range(int64_t range_start, int64_t range_end,
+                                                          Tensor transmittances, Tensor means2d,
+                                                          Tensor conics, Tensor opacities,
+                                                          int64_t width, int64_t height,
+                                                          int64_t tile_size, Tensor offsets,
+                                                          Tensor flatten_ids, double alpha_cap) {
   const char* op = "splat_indices_in_range";
   const BlendSizes s = check_blend(means2d, conics, nullptr, opacities, std::nullopt, std::nullopt,
                                    width, height, tile_size, offsets, flatten_ids, op);
@@ -314,10 +330,10 @@ std::tuple<Tensor, Tensor, Tensor> splat_indices_in_range(
   IndexLists lists;
   dispatch_float(means2d, [&](auto zero) {
     using T = decltype(zero);
-    const auto args = blend_args<T>(means2d, conics, opacities, opacities, std::nullopt,
-                                    flatten_ids, alpha_cap);
-    lists = Backend::indices(args, layout, range_start, range_end, input<T>(transmittances),
-                             means2d);
+    const auto args =
+        blend_args<T>(means2d, conics, opacities, opacities, std::nullopt, flatten_ids, alpha_cap);
+    lists =
+        Backend::indices(args, layout, range_start, range_end, input<T>(transmittances), means2d);
   });
   return {lists.splat_ids, lists.pixel_ids, lists.image_ids};
 }

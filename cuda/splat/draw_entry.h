@@ -6,6 +6,7 @@
 // (splat, tile) pairs.
 #pragma once
 
+#include <array>
 #include <tuple>
 
 #include "splat/draw_parts.h"
@@ -43,6 +44,7 @@ inline DrawSizes check_draw(int64_t degree, const std::optional<Tensor>& means,
   } else {
     check_shape(colors, {s.B, s.C, s.N, -1}, op, "colors");
     s.D = colors.size(3);
+    STD_TORCH_CHECK(s.D >= 1 && s.D <= 32, op, ": colors: expected 1 to 32 channels, got ", s.D);
   }
   return s;
 }
@@ -94,10 +96,10 @@ inline DrawResult splat_draw(int64_t degree, std::optional<Tensor> means,
                              int64_t tile_size, double alpha_cap, bool keep_state) {
   const char* op = "splat_draw";
   if (means2d.dim() == 3) {  // one scene, without its dimension
-    DrawResult out = splat_draw(degree, lift(means), lift(viewmats), lift(colors), lift(radii),
-                                lift(means2d), lift(depths), lift(conics), lift(opacities),
-                                std::nullopt, backgrounds, masks, width, height, tile_size,
-                                alpha_cap, keep_state);
+    DrawResult out =
+        splat_draw(degree, lift(means), lift(viewmats), lift(colors), lift(radii), lift(means2d),
+                   lift(depths), lift(conics), lift(opacities), std::nullopt, backgrounds, masks,
+                   width, height, tile_size, alpha_cap, keep_state);
     std::get<3>(out) = drop(std::get<3>(out));
     return out;
   }
@@ -119,13 +121,12 @@ inline DrawResult splat_draw(int64_t degree, std::optional<Tensor> means,
       bin_here(flat_means2d, view_as(radii, {s.M, 2}), view_as(depths, {s.M}), flat_conics,
                flat_opacities, grid, keep_state, shade);
   BlendInputs in = draw_inputs(s, flat_means2d, flat_conics, degree >= 0 ? shades : colors,
-                               view_as(flat_opacities, {s.B, s.C, s.N}), backgrounds, masks, width, height, tile_size,
-                               alpha_cap);
+                               view_as(flat_opacities, {s.B, s.C, s.N}), backgrounds, masks, width,
+                               height, tile_size, alpha_cap);
   in.offsets = offsets;
   in.flatten_ids = flatten_ids;
   const auto [render, alphas, state] = blend_here(in, keep_state);
-  return {render, alphas, state, shades, tiles_per_splat, flatten_ids, offsets, slots,
-          starts};
+  return {render, alphas, state, shades, tiles_per_splat, flatten_ids, offsets, slots, starts};
 }
 
 inline Tensor opacity_gradients(const DrawSizes& s, const Tensor& opacities, const Tensor& g) {
@@ -145,10 +146,10 @@ inline DrawGradients splat_draw_backward(
   const char* op = "splat_draw_backward";
   if (means2d.dim() == 3) {
     const auto [m, v, c, p, a, k, o] = splat_draw_backward(
-        degree, lift(means), lift(viewmats), lift(colors), lift(radii), lift(means2d),
-        lift(conics), lift(opacities), backgrounds, masks, width, height, tile_size, alpha_cap,
-        render, alphas, state, degree >= 0 ? lift(shades) : shades, flatten_ids, offsets, slots,
-        starts, g_render, g_alphas, absgrad, needs_positions, needs_cameras);
+        degree, lift(means), lift(viewmats), lift(colors), lift(radii), lift(means2d), lift(conics),
+        lift(opacities), backgrounds, masks, width, height, tile_size, alpha_cap, render, alphas,
+        state, degree >= 0 ? lift(shades) : shades, flatten_ids, offsets, slots, starts, g_render,
+        g_alphas, absgrad, needs_positions, needs_cameras);
     return {drop(m), drop(v), drop(c), drop(p), drop(a), drop(k), drop(o)};
   }
   const DrawSizes s = check_draw(degree, means, viewmats, colors, radii, means2d, op);

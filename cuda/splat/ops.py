@@ -37,7 +37,7 @@ class Bins(NamedTuple):
     tiles_per_splat: Tensor  # int32 [M]
     flatten_ids: Tensor  # int32 [P], indices into the M splats
     offsets: Tensor  # int32 [I, tile_height, tile_width]: where a tile's run begins
-    slots: Tensor  # int32 [P]: a pair's place when pairs lie splat by splat
+    slots: Tensor  # int32 [P]: a pair's place when pairs lie splat by splat; or [0], not listed
     starts: Tensor  # int64 [M + 1]: the slots of splat i are starts[i] to starts[i + 1]
 
 
@@ -437,8 +437,10 @@ def blend(
         >>> image.shape
         torch.Size([1, 16, 16, 3])
     """
-    if isinstance(bins, Bins):
+    if isinstance(bins, Bins) and bins.slots.numel() == bins.flatten_ids.numel():
         lists = (bins.offsets, bins.flatten_ids, bins.slots, bins.starts)
+    elif isinstance(bins, Bins):  # made where nothing required a gradient
+        lists = (bins.offsets, bins.flatten_ids, None, None)
     else:
         lists = (*bins, None, None)
     differentiable = (means2d, conics, colors, opacities, means2d_abs, backgrounds)

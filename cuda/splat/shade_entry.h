@@ -59,8 +59,15 @@ template <typename T>
 ShadeArgs<T> shade_args(int64_t degree, const Tensor& means, const Tensor& viewmats,
                         const Tensor& coefficients, const std::optional<Tensor>& radii,
                         const ShadeSizes& s) {
-  return {static_cast<int>(degree), input<T>(means), input<T>(viewmats), input<T>(coefficients),
-          optional_input<int32_t>(radii), s.B, s.C, s.N, s.K};
+  return {static_cast<int>(degree),
+          input<T>(means),
+          input<T>(viewmats),
+          input<T>(coefficients),
+          optional_input<int32_t>(radii),
+          s.B,
+          s.C,
+          s.N,
+          s.K};
 }
 
 struct HarmonicsSizes {
@@ -128,8 +135,12 @@ struct HarmonicsArgs {
 template <typename T>
 HarmonicsArgs<T> harmonics_args(int64_t degree, const Tensor& dirs, const Tensor& coefficients,
                                 const std::optional<Tensor>& masks, const HarmonicsSizes& s) {
-  return {static_cast<int>(degree), input<T>(dirs), input<T>(coefficients),
-          optional_input<bool>(masks), s.M, s.K};
+  return {static_cast<int>(degree),
+          input<T>(dirs),
+          input<T>(coefficients),
+          optional_input<bool>(masks),
+          s.M,
+          s.K};
 }
 
 template <typename T>
@@ -146,8 +157,8 @@ FL_HD Vec3<T> harmonic_color(int degree, const Vec3<T>& offset, const T* coeffic
   Vec3<T> rgb{T(0), T(0), T(0)};
   const int count = (degree + 1) * (degree + 1);
   for (int k = 0; k < count; ++k)
-    rgb = rgb + bases[k] * Vec3<T>{coefficients[3 * k], coefficients[3 * k + 1],
-                                   coefficients[3 * k + 2]};
+    rgb = rgb +
+          bases[k] * Vec3<T>{coefficients[3 * k], coefficients[3 * k + 1], coefficients[3 * k + 2]};
   return rgb;
 }
 
@@ -160,8 +171,8 @@ FL_HD Vec3<T> harmonic_direction_vjp(int degree, const Vec3<T>& offset, const T*
   const Vec3<T> unit = inverse * offset;
   T g_bases[kMaxShBases] = {};
   for (int k = 0; k < count; ++k)
-    g_bases[k] = coefficients[3 * k] * g.x + coefficients[3 * k + 1] * g.y +
-                 coefficients[3 * k + 2] * g.z;
+    g_bases[k] =
+        coefficients[3 * k] * g.x + coefficients[3 * k + 1] * g.y + coefficients[3 * k + 2] * g.z;
   return normalise_vjp(unit, inverse, sh_bases_vjp(degree, unit.x, unit.y, unit.z, g_bases));
 }
 
@@ -173,9 +184,8 @@ FL_HD Vec3<T> harmonic_color_vjp(int degree, int64_t K, const Vec3<T>& offset,
   const int count = (degree + 1) * (degree + 1);
   const T inverse = inverse_length(offset);
   // First, because g_coefficients may lie where the coefficients do.
-  const Vec3<T> g_offset = needs_direction
-                               ? harmonic_direction_vjp(degree, offset, coefficients, g)
-                               : Vec3<T>{T(0), T(0), T(0)};
+  const Vec3<T> g_offset = needs_direction ? harmonic_direction_vjp(degree, offset, coefficients, g)
+                                           : Vec3<T>{T(0), T(0), T(0)};
   T bases[kMaxShBases];
   sh_bases(degree, offset.x * inverse, offset.y * inverse, offset.z * inverse, bases);
   for (int k = 0; k < count; ++k) {
@@ -212,9 +222,9 @@ FL_HD void shade_one_backward(const ShadeArgs<T>& a, const ShadeGradients<T>& g,
     const int64_t view = b * a.C + c, o = view * a.N + n;
     if (!is_shown(a, o)) continue;
     const Vec3<T> g_rgb = color_gradient(g, o);
-    const Vec3<T> g_offset = harmonic_color_vjp(
-        a.degree, K, mean - camera_center(a.viewmats + 16 * view), coefficients, g_rgb, seen,
-        g.needs_positions, g_own);
+    const Vec3<T> g_offset =
+        harmonic_color_vjp(a.degree, K, mean - camera_center(a.viewmats + 16 * view), coefficients,
+                           g_rgb, seen, g.needs_positions, g_own);
     seen = true;
     g_mean = g_mean + g_offset;
     camera(view, g_offset);
@@ -278,6 +288,10 @@ std::tuple<Tensor, Tensor, Tensor> splat_shade_backward(int64_t degree, Tensor m
   const ShadeSizes s = check_shade(degree, means, viewmats, coefficients, radii, op);
   check_shape(colors, {s.B, s.C, s.N, 3}, op, "colors");
   check_shape(g_colors, {s.B, s.C, s.N, 3}, op, "g_colors");
+  check_dtype(colors, means.scalar_type(), op, "colors");
+  check_dtype(g_colors, means.scalar_type(), op, "g_colors");
+  check_same_device(colors, means, op, "colors");
+  check_same_device(g_colors, means, op, "g_colors");
   dense_all(means, viewmats, coefficients, radii);
   dense_all(colors, g_colors);
   Tensor g_means = new_empty(means, {needs_positions ? s.B : 0, s.N, 3});
@@ -285,9 +299,9 @@ std::tuple<Tensor, Tensor, Tensor> splat_shade_backward(int64_t degree, Tensor m
   Tensor g_coefficients = new_empty(means, {s.B, s.N, s.K, 3});
   dispatch_float(means, [&](auto zero) {
     using T = decltype(zero);
-    const ShadeGradients<T> g{input<T>(colors),     input<T>(g_colors),     needs_positions,
-                              needs_cameras,        output<T>(g_means),
-                              output<T>(g_viewmats), output<T>(g_coefficients)};
+    const ShadeGradients<T> g{
+        input<T>(colors),   input<T>(g_colors),    needs_positions,          needs_cameras,
+        output<T>(g_means), output<T>(g_viewmats), output<T>(g_coefficients)};
     Backend::backward(shade_args<T>(degree, means, viewmats, coefficients, radii, s), g, means);
   });
   return {g_means, g_viewmats, g_coefficients};
@@ -296,7 +310,8 @@ std::tuple<Tensor, Tensor, Tensor> splat_shade_backward(int64_t degree, Tensor m
 template <typename Backend>
 Tensor spherical_harmonics(int64_t degree, Tensor dirs, Tensor coefficients,
                            std::optional<Tensor> masks) {
-  const HarmonicsSizes s = check_harmonics(degree, dirs, coefficients, masks, "spherical_harmonics");
+  const HarmonicsSizes s =
+      check_harmonics(degree, dirs, coefficients, masks, "spherical_harmonics");
   dense_all(dirs, coefficients, masks);
   Tensor colors = new_empty(dirs, {s.M, 3});
   dispatch_float(dirs, [&](auto zero) {

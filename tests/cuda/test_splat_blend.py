@@ -14,7 +14,7 @@ import pytest
 import splat_reference as reference
 import torch
 from fieldline.cuda.splat import ops
-from op_harness import Case, Error, Inputs, parametrize
+from op_harness import Case, Error, Inputs, parametrize, running_on
 from torch import Tensor
 
 MARGIN = 3e-8  # of values: float32 rounds alphas near 1/255 by less
@@ -122,6 +122,8 @@ CASES = [
             "tiles24": partial(scene, tile_size=24, size=(61, 30)),
             "tiles32": partial(scene, tile_size=32, size=(70, 40), absgrad=True),
             "tiles5": partial(scene, tile_size=5, size=(23, 17)),
+            "tiles4": partial(scene, tile_size=4, size=(7, 5), M=140, spread=8.0),
+            "tiles1": partial(scene, tile_size=1, size=(3, 2), M=90, spread=8.0),
             "one_pixel": partial(scene, size=(1, 1), M=20),
             "deep": partial(scene, M=300, size=(20, 17), spread=8.0),
             **{f"channels{D}": partial(scene, D=D, M=25, size=(20, 18), background=True)
@@ -223,6 +225,24 @@ def test_lists_that_point_outside_are_refused(
     ones = torch.ones(2, 3)
     with pytest.raises(RuntimeError, match=match):
         ops.blend(torch.ones(2, 2), ones, ones, torch.ones(2), 32, 16, 16, bins)
+
+
+def test_pairs_before_the_first_tile_count_for_nothing() -> None:
+    """Lists may begin later than at their first entry: what precedes it is in no tile."""
+    for backend in ("cpu", "emulated"):
+        with running_on(backend):
+            colors = torch.ones(2, 3, requires_grad=True)
+            image, _ = ops.blend(
+                torch.full((2, 2), 4.0),
+                torch.tensor([[0.1, 0, 0.1]]).repeat(2, 1),
+                colors,
+                torch.full((2,), 0.5),
+                *(8, 8, 8),
+                (torch.ones(1, 1, 1, dtype=torch.int32), torch.arange(2, dtype=torch.int32)),
+            )
+            image.sum().backward()
+            assert colors.grad is not None and colors.grad[0].abs().sum() == 0
+            assert colors.grad[1].min() > 0
 
 
 def test_broken_splats_do_not_poison_the_tile() -> None:

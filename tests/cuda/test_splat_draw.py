@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``draw`` is ``shade``, ``bin_splats`` and ``blend`` one after the other, to the last bit."""
+"""``draw`` is ``shade``, ``bin_splats`` and ``blend`` one after the other: images to the last bit,
+gradients but for the order of sums over cameras."""
 
 from __future__ import annotations
 
