@@ -24,7 +24,7 @@ from common import DATA, arguments, record
 # Folder below the data, downscaling, minutes, and the PSNR to reach.
 SCENES = {
     "fox": ("fox", 4, 15, 22.0),
-    "lego": ("nerf_synthetic/lego", 2, 6, 26.0),
+    "lego": ("nerf_synthetic/lego", 2, 3, 26.0),
 }
 
 
