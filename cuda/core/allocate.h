@@ -26,12 +26,11 @@ inline torch::stable::Tensor allocate(std::initializer_list<int64_t> sizes,
     strides[d] = stride;
     stride *= sizes.begin()[d] > 1 ? sizes.begin()[d] : 1;
   }
-  const int32_t code =
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()),
-                                                  sizes.begin(), strides.data(), code, device_type,
-                                                  device_index, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(),
+                                                  strides.data(), code, device_type, device_index,
+                                                  &handle));
   return torch::stable::Tensor(handle);
 }
 

@@ -29,8 +29,8 @@ inline std::string shape_text(const Tensor& tensor) {
 }
 
 // -1 in `sizes` accepts any extent.
-inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> sizes,
-                        const char* op, const char* argument) {
+inline void check_shape(const Tensor& tensor, std::initializer_list<int64_t> sizes, const char* op,
+                        const char* argument) {
   bool good = tensor.dim() == static_cast<int64_t>(sizes.size());
   std::string wanted = "[";
   int64_t d = 0;
@@ -51,16 +51,16 @@ inline void check_dtype(const Tensor& tensor, ScalarType dtype, const char* op,
 
 inline void check_same_device(const Tensor& tensor, const Tensor& like, const char* op,
                               const char* argument) {
-  STD_TORCH_CHECK(tensor.is_cuda() == like.is_cuda() &&
-                      tensor.get_device_index() == like.get_device_index(),
-                  op, ": ", argument, ": expected the device of the first tensor");
+  STD_TORCH_CHECK(
+      tensor.is_cuda() == like.is_cuda() && tensor.get_device_index() == like.get_device_index(),
+      op, ": ", argument, ": expected the device of the first tensor");
 }
 
 inline void check_float(const Tensor& tensor, const char* op, const char* argument) {
-  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Float ||
-                      tensor.scalar_type() == ScalarType::Double,
-                  op, ": ", argument, ": expected float32 or float64, got dtype code ",
-                  static_cast<int>(tensor.scalar_type()));
+  STD_TORCH_CHECK(
+      tensor.scalar_type() == ScalarType::Float || tensor.scalar_type() == ScalarType::Double, op,
+      ": ", argument, ": expected float32 or float64, got dtype code ",
+      static_cast<int>(tensor.scalar_type()));
 }
 
 inline void check_image_size(int64_t width, int64_t height, const char* op) {

@@ -42,16 +42,24 @@ inline Isa isa() {
 }  // namespace fl
 
 #if defined(__x86_64__)
-#define FL_ISA_SELECT(function)                                    \
-  (::fl::isa() == ::fl::Isa::avx512 ? ::fl::isa_avx512::function   \
-   : ::fl::isa() == ::fl::Isa::avx2 ? ::fl::isa_avx2::function     \
+#define FL_ISA_SELECT(function)                                  \
+  (::fl::isa() == ::fl::Isa::avx512 ? ::fl::isa_avx512::function \
+   : ::fl::isa() == ::fl::Isa::avx2 ? ::fl::isa_avx2::function   \
                                     : ::fl::isa_baseline::function)
-#define FL_ISA_DECLARE(declaration)         \
-  namespace isa_baseline { declaration; }   \
-  namespace isa_avx2 { declaration; }       \
-  namespace isa_avx512 { declaration; }
+#define FL_ISA_DECLARE(declaration) \
+  namespace isa_baseline {          \
+  declaration;                      \
+  }                                 \
+  namespace isa_avx2 {              \
+  declaration;                      \
+  }                                 \
+  namespace isa_avx512 {            \
+  declaration;                      \
+  }
 #else
 #define FL_ISA_SELECT(function) (::fl::isa_baseline::function)
 #define FL_ISA_DECLARE(declaration) \
-  namespace isa_baseline { declaration; }
+  namespace isa_baseline {          \
+  declaration;                      \
+  }
 #endif

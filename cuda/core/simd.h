@@ -43,18 +43,16 @@ struct Mask16 {
 };
 FL_SIMD Mask16 mask_from_bits(uint32_t bits) { return {static_cast<__mmask16>(bits)}; }
 FL_SIMD Mask16 operator&(Mask16 a, Mask16 b) { return {static_cast<__mmask16>(a.bits & b.bits)}; }
-FL_SIMD Mask16 and_not(Mask16 a, Mask16 b) {
-  return {static_cast<__mmask16>(a.bits & ~b.bits)};
-}
+FL_SIMD Mask16 and_not(Mask16 a, Mask16 b) { return {static_cast<__mmask16>(a.bits & ~b.bits)}; }
 FL_SIMD uint32_t bits_of(Mask16 m) { return m.bits; }
 FL_SIMD Mask16 greater_equal(Float16 a, Float16 b) {
-  return {_mm512_cmp_ps_mask(reinterpret_cast<__m512&>(a), reinterpret_cast<__m512&>(b),
-                             _CMP_GE_OQ)};
+  return {
+      _mm512_cmp_ps_mask(reinterpret_cast<__m512&>(a), reinterpret_cast<__m512&>(b), _CMP_GE_OQ)};
 }
 FL_SIMD Mask16 less_equal(Float16 a, Float16 b) { return greater_equal(b, a); }
 FL_SIMD Float16 select(Mask16 m, Float16 a, Float16 b) {
-  __m512 r = _mm512_mask_blend_ps(m.bits, reinterpret_cast<__m512&>(b),
-                                  reinterpret_cast<__m512&>(a));
+  __m512 r =
+      _mm512_mask_blend_ps(m.bits, reinterpret_cast<__m512&>(b), reinterpret_cast<__m512&>(a));
   return reinterpret_cast<Float16&>(r);
 }
 FL_SIMD Float16 keep(Mask16 m, Float16 a) {

@@ -152,8 +152,7 @@ FL_KERNEL list_kernel(BinArgs<T> a, const int32_t* order, const int32_t* places,
     return;
   }
   if (count > 0 && !large)
-    for_tiles(a, splat,
-              [&](int k, int64_t tile) { out.store(place + k, tile, splat, slot + k); });
+    for_tiles(a, splat, [&](int k, int64_t tile) { out.store(place + k, tile, splat, slot + k); });
   for (unsigned left = __ballot_sync(kFullWarp, large); left != 0; left &= left - 1) {
     const int owner = __ffs(static_cast<int>(left)) - 1;
     const int32_t their_splat = __shfl_sync(kFullWarp, splat, owner);
@@ -238,8 +237,8 @@ struct CudaBin {
               starts);
     inclusive_scan(tiles_per_splat, starts + 1, a.M, stream);
     PendingRead pairs(starts + a.M, sizeof(int64_t), stream);
-    sort_pairs(keys.data<uint32_t>(), sorted_keys.data<uint32_t>(), ids.data<int32_t>(), order,
-               a.M, 0, 32, stream);
+    sort_pairs(keys.data<uint32_t>(), sorted_keys.data<uint32_t>(), ids.data<int32_t>(), order, a.M,
+               0, 32, stream);
     // In place of the unsorted ids, which nobody needs any more.
     FL_LAUNCH(gather_counts_kernel, blocks_for(a.M), kThreads, 0, stream, order, tiles_per_splat,
               a.M, counts);

@@ -102,17 +102,17 @@ BinArgs<T> bin_args(const Tensor& means2d, const Tensor& radii, const Tensor& de
                     const std::optional<Tensor>& image_ids, int64_t n_images, int64_t tile_size,
                     int64_t tile_width, int64_t tile_height) {
   const int64_t M = means2d.size(0);
-  return {input<T>(means2d),
-          input<int32_t>(radii),
-          input<T>(depths),
-          optional_input<T>(conics),
-          optional_input<T>(opacities),
-          optional_input<int32_t>(image_ids),
-          M,
-          n_images,
-          n_images > 0 ? std::max<int64_t>(1, M / n_images) : 1,
-          {static_cast<int>(tile_size), static_cast<int>(tile_width),
-           static_cast<int>(tile_height)}};
+  return {
+      input<T>(means2d),
+      input<int32_t>(radii),
+      input<T>(depths),
+      optional_input<T>(conics),
+      optional_input<T>(opacities),
+      optional_input<int32_t>(image_ids),
+      M,
+      n_images,
+      n_images > 0 ? std::max<int64_t>(1, M / n_images) : 1,
+      {static_cast<int>(tile_size), static_cast<int>(tile_width), static_cast<int>(tile_height)}};
 }
 
 template <typename T>
@@ -192,8 +192,9 @@ template <typename Backend>
 BinResult splat_bin(Tensor means2d, Tensor radii, Tensor depths, std::optional<Tensor> conics,
                     std::optional<Tensor> opacities, std::optional<Tensor> image_ids,
                     int64_t n_images, int64_t tile_size, int64_t tile_width, int64_t tile_height) {
-  return bin_between<Backend>(means2d, radii, depths, conics, opacities, image_ids,
-                              {n_images, tile_size, tile_width, tile_height}, true, [] {}, "splat_bin");
+  return bin_between<Backend>(
+      means2d, radii, depths, conics, opacities, image_ids,
+      {n_images, tile_size, tile_width, tile_height}, true, [] {}, "splat_bin");
 }
 
 }  // namespace fl::splat

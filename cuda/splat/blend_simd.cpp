@@ -79,8 +79,7 @@ FL_SIMD bool blend_row(const SplatRecord& s, const BlendTile& tile, Strip& strip
   if (bits_of(mask) == 0) return false;
   f.raw_alpha = exp16(-sigma) * s.opacity;
   f.alpha = min16(f.raw_alpha, splat16(tile.alpha_cap));
-  mask = mask & greater_equal(f.alpha, splat16(kThreshold)) &
-         greater_equal(sigma, splat16(0.0f));
+  mask = mask & greater_equal(f.alpha, splat16(kThreshold)) & greater_equal(sigma, splat16(0.0f));
   f.next_T = strip.T[row] * (1.0f - f.alpha);
   const Mask16 stop = mask & less_equal(f.next_T, splat16(kStop));
   const uint32_t stopped = bits_of(stop);
@@ -125,7 +124,8 @@ void forward(const BlendTile& tile, float* render, float* alpha) {
       }
     }
     const int first = tile.x0 + index * kLanes;
-    const int lanes = tile.columns - index * kLanes < kLanes ? tile.columns - index * kLanes : kLanes;
+    const int lanes =
+        tile.columns - index * kLanes < kLanes ? tile.columns - index * kLanes : kLanes;
     for (int row = 0; row < tile.rows; ++row) {
       const int64_t pixel = static_cast<int64_t>(tile.y0 + row) * tile.image_width + first;
       if (tile.background != nullptr)

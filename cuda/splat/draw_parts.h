@@ -18,8 +18,8 @@ std::tuple<Tensor, Tensor, Tensor> shade_backward_here(int64_t degree, const Ten
                                                        const Tensor& viewmats,
                                                        const Tensor& coefficients,
                                                        const Tensor& radii, const Tensor& colors,
-                                                       const Tensor& g_colors,
-                                                       bool needs_positions, bool needs_cameras);
+                                                       const Tensor& g_colors, bool needs_positions,
+                                                       bool needs_cameras);
 
 BinResult bin_here(const Tensor& means2d, const Tensor& radii, const Tensor& depths,
                    const Tensor& conics, const Tensor& opacities, const BinGrid& grid,
@@ -28,6 +28,6 @@ BinResult bin_here(const Tensor& means2d, const Tensor& radii, const Tensor& dep
 BlendResult blend_here(const BlendInputs& in, bool keep_state);
 
 BlendedGradients blend_backward_here(const BlendInputs& in, const BlendResult& out,
-                                   const Tensor& g_render, const Tensor& g_alphas, bool absgrad);
+                                     const Tensor& g_render, const Tensor& g_alphas, bool absgrad);
 
 }  // namespace fl::splat

@@ -24,12 +24,12 @@ FL_LIBRARY_FRAGMENT(m) {
       "splat_shade_backward(int degree, Tensor means, Tensor viewmats, Tensor coefficients, "
       "Tensor? radii, Tensor colors, Tensor g_colors, bool needs_positions, bool needs_cameras) -> "
       "(Tensor g_means, Tensor g_viewmats, Tensor g_coefficients)");
-  m.def("spherical_harmonics(int degree, Tensor dirs, Tensor coefficients, Tensor? masks) -> Tensor");
+  m.def(
+      "spherical_harmonics(int degree, Tensor dirs, Tensor coefficients, Tensor? masks) -> Tensor");
   m.def(
       "spherical_harmonics_backward(int degree, Tensor dirs, Tensor coefficients, Tensor? masks, "
       "Tensor g_colors, bool needs_dirs) -> (Tensor g_dirs, Tensor g_coefficients)");
-  m.def(
-      "splat_covariance(Tensor quats, Tensor scales, bool inverse) -> Tensor");
+  m.def("splat_covariance(Tensor quats, Tensor scales, bool inverse) -> Tensor");
   m.def(
       "splat_covariance_backward(Tensor quats, Tensor scales, bool inverse, Tensor g_matrices) -> "
       "(Tensor g_quats, Tensor g_scales)");

@@ -635,16 +635,19 @@ def _draw_fake(
     images, D = math.prod(lead), colors.shape[-1]
     M = images * N
     pairs, slots, state = (torch.library.get_ctx().new_dynamic_size() for _ in range(3))
-    integers = {"dtype": torch.int32}
+
+    def integers(*shape: Any) -> Tensor:
+        return means2d.new_empty(shape, dtype=torch.int32)
+
     return (
         means2d.new_empty(images, height, width, D),
         means2d.new_empty(images, height, width, 1),
-        means2d.new_empty(state, **integers),
+        integers(state),
         means2d.new_empty((*lead, N, 3) if degree >= 0 else (0,)),
-        means2d.new_empty(M, **integers),
-        means2d.new_empty(pairs, **integers),
-        means2d.new_empty(images, -(-height // tile_size), -(-width // tile_size), **integers),
-        means2d.new_empty(slots, **integers),
+        integers(M),
+        integers(pairs),
+        integers(images, -(-height // tile_size), -(-width // tile_size)),
+        integers(slots),
         means2d.new_empty(M + 1, dtype=torch.int64),
     )
 

@@ -46,11 +46,10 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kSumThreads, 1)
   T values[kCameraValues] = {};
   if (n < a.N && g.radii[2 * o] > 0 && g.radii[2 * o + 1] > 0) {
     const Vec3<T> mean{a.means[3 * i], a.means[3 * i + 1], a.means[3 * i + 2]};
-    add_camera_gradient(
-        project_splat_vjp(mean, load_covariance(a, i),
-                          load_camera(a.viewmats + 16 * view, a.Ks + 9 * view), a.settings,
-                          a.compensate, g.of_output(o)),
-        values);
+    add_camera_gradient(project_splat_vjp(mean, load_covariance(a, i),
+                                          load_camera(a.viewmats + 16 * view, a.Ks + 9 * view),
+                                          a.settings, a.compensate, g.of_output(o)),
+                        values);
   }
   block_sum<T, kCameraValues>(values, rows + (view * gridDim.x + blockIdx.x) * kCameraValues);
 }
@@ -67,8 +66,8 @@ void camera_backward(const ProjectArgs<T>& args, const ProjectGradients<T>& g, c
                      Stream stream) {
   const int64_t views = args.B * args.C, blocks = (args.N + kSumThreads - 1) / kSumThreads;
   if (views == 0 || blocks == 0) return;
-  STD_TORCH_CHECK(views < 65536, "splat_project_backward: viewmats: expected fewer than 65536, got ",
-                  views);
+  STD_TORCH_CHECK(views < 65536,
+                  "splat_project_backward: viewmats: expected fewer than 65536, got ", views);
   const Tensor rows = new_empty(like, {views, blocks, kCameraValues});
   const Tensor sums = new_empty(like, {views, kCameraValues});
   FL_LAUNCH((camera_backward_kernel<T>),

@@ -197,10 +197,10 @@ FL_HD ProjectPointGradient<T> project_point_vjp(const Vec3<T>& p, const CameraVi
     const T v_z = x * c0 + y * c1;
     const T along_q = v_g * f.q + v_q * f.qq + v_z * f.qz;
     const T along_z = v_g * f.z + v_q * f.qz + v_z * f.zz;
-    g.p.x = f.g * e0 + T(4) * x * f.q * a0 + T(2) * y * f.q * (b0 + b1) + f.z * c0 +
-            T(2) * x * along_q;
-    g.p.y = f.g * e1 + T(4) * y * f.q * a1 + T(2) * x * f.q * (b0 + b1) + f.z * c1 +
-            T(2) * y * along_q;
+    g.p.x =
+        f.g * e0 + T(4) * x * f.q * a0 + T(2) * y * f.q * (b0 + b1) + f.z * c0 + T(2) * x * along_q;
+    g.p.y =
+        f.g * e1 + T(4) * y * f.q * a1 + T(2) * x * f.q * (b0 + b1) + f.z * c1 + T(2) * y * along_q;
     g.p.z = along_z;
   }
   return g;
@@ -228,15 +228,15 @@ FL_HD void covariance_vjp(const Quaternion<T>& q, const Vec3<T>& scale, const Sy
                           Quaternion<T>& g_q, Vec3<T>& g_scale) {
   const Mat3<T> r = rotation_from_quaternion(q);
   const T h = T(0.5);
-  const T sym[3][3] = {{g.xx, h * g.xy, h * g.xz}, {h * g.xy, g.yy, h * g.yz},
-                       {h * g.xz, h * g.yz, g.zz}};
+  const T sym[3][3] = {
+      {g.xx, h * g.xy, h * g.xz}, {h * g.xy, g.yy, h * g.yz}, {h * g.xz, h * g.yz, g.zz}};
   const T s[3] = {scale.x, scale.y, scale.z};
   Mat3<T> g_r;
   T g_s[3] = {T(0), T(0), T(0)};
   for (int i = 0; i < 3; ++i)
     for (int j = 0; j < 3; ++j) {
-      const T g_m = T(2) * s[j] *
-                    (sym[i][0] * r.m[0][j] + sym[i][1] * r.m[1][j] + sym[i][2] * r.m[2][j]);
+      const T g_m =
+          T(2) * s[j] * (sym[i][0] * r.m[0][j] + sym[i][1] * r.m[1][j] + sym[i][2] * r.m[2][j]);
       g_r.m[i][j] = g_m * s[j];
       g_s[j] += g_m * r.m[i][j];
     }
@@ -276,8 +276,7 @@ FL_HD Projected<T> project_splat(const Vec3<T>& mean, const Sym3<T>& sigma, T op
   const T det = a * c - b * b;
   if (!(det > T(0)) || !is_finite(det) || !is_finite(pr.xy.x) || !is_finite(pr.xy.y)) return out;
   T compensation = T(1);
-  if (compensate)
-    compensation = std::sqrt(maximum(T(kMinCompensation2), (a0 * c0 - b * b) / det));
+  if (compensate) compensation = std::sqrt(maximum(T(kMinCompensation2), (a0 * c0 - b * b) / det));
   T extent = T(kMaxExtent);
   if (know_opacity) extent = visible_extent(compensate ? opacity * compensation : opacity);
   if (!(extent > T(0))) return out;
@@ -330,7 +329,8 @@ FL_HD ProjectGradient<T> project_splat_vjp(const Vec3<T>& mean, const Sym3<T>& s
 
   // conic = cov2d^-1, so G_cov = -conic G_conic conic.
   const T h = T(0.5) * g.B;
-  const T m00 = A * g.A + B * h, m01 = A * h + B * g.C, m10 = B * g.A + C * h, m11 = B * h + C * g.C;
+  const T m00 = A * g.A + B * h, m01 = A * h + B * g.C, m10 = B * g.A + C * h,
+          m11 = B * h + C * g.C;
   T g_a = -(m00 * A + m01 * B), g_c = -(m10 * B + m11 * C);
   T g_b = -(m00 * B + m01 * C + m10 * A + m11 * B);
   if (compensate) {

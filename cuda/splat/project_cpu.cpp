@@ -18,7 +18,8 @@ constexpr int64_t kChunk = 2048;
 template <typename T>
 std::vector<CameraView<T>> load_cameras(const ProjectArgs<T>& a) {
   std::vector<CameraView<T>> views(a.B * a.C);
-  for (size_t i = 0; i < views.size(); ++i) views[i] = load_camera(a.viewmats + 16 * i, a.Ks + 9 * i);
+  for (size_t i = 0; i < views.size(); ++i)
+    views[i] = load_camera(a.viewmats + 16 * i, a.Ks + 9 * i);
   return views;
 }
 
@@ -39,7 +40,6 @@ void project(const ProjectArgs<T>& a, const ProjectOutputs<T>& out) {
     }
   });
 }
-
 
 template <typename T>
 void project_backward(const ProjectArgs<T>& a, const ProjectGradients<T>& g, bool needs_cameras) {

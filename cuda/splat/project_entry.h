@@ -70,9 +70,12 @@ inline ProjectSizes check_project(const Tensor& means, const std::optional<Tenso
 template <typename T>
 ProjectSettings<T> project_settings(int64_t width, int64_t height, double eps2d, double near_plane,
                                     double far_plane, double radius_clip, int64_t camera_model) {
-  return {static_cast<int>(width),       static_cast<int>(height),
-          static_cast<T>(eps2d),         static_cast<T>(near_plane),
-          static_cast<T>(far_plane),     static_cast<T>(radius_clip),
+  return {static_cast<int>(width),
+          static_cast<int>(height),
+          static_cast<T>(eps2d),
+          static_cast<T>(near_plane),
+          static_cast<T>(far_plane),
+          static_cast<T>(radius_clip),
           static_cast<CameraModel>(camera_model)};
 }
 
@@ -198,10 +201,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> splat_project(
     int64_t width, int64_t height, double eps2d, double near_plane, double far_plane,
     double radius_clip, int64_t camera_model, bool compensate) {
   if (means.dim() == 2) {  // one scene, without its dimension
-    const auto [radii, means2d, depths, conics, compensations] = splat_project<Backend>(
-        lift(means), lift(covars), lift(quats), lift(scales), lift(opacities), lift(viewmats),
-        lift(Ks), width, height, eps2d, near_plane, far_plane, radius_clip, camera_model,
-        compensate);
+    const auto [radii, means2d, depths, conics, compensations] =
+        splat_project<Backend>(lift(means), lift(covars), lift(quats), lift(scales),
+                               lift(opacities), lift(viewmats), lift(Ks), width, height, eps2d,
+                               near_plane, far_plane, radius_clip, camera_model, compensate);
     return {drop(radii), drop(means2d), drop(depths), drop(conics), drop(compensations)};
   }
   const auto [B, N, C] = check_project(means, covars, quats, scales, opacities, viewmats, Ks, width,
@@ -215,16 +218,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> splat_project(
   dispatch_float(means, [&, B = B, N = N, C = C](auto zero) {
     using T = decltype(zero);
     const ProjectArgs<T> args{
-        input<T>(means), optional_input<T>(covars), optional_input<T>(quats),
-        optional_input<T>(scales), optional_input<T>(opacities), input<T>(viewmats), input<T>(Ks),
-        B, N, C,
+        input<T>(means),
+        optional_input<T>(covars),
+        optional_input<T>(quats),
+        optional_input<T>(scales),
+        optional_input<T>(opacities),
+        input<T>(viewmats),
+        input<T>(Ks),
+        B,
+        N,
+        C,
         project_settings<T>(width, height, eps2d, near_plane, far_plane, radius_clip, camera_model),
         compensate};
-    Backend::forward(args,
-                     ProjectOutputs<T>{output<int32_t>(radii), output<T>(means2d),
-                                       output<T>(depths), output<T>(conics),
-                                       output<T>(compensations)},
-                     means);
+    Backend::forward(
+        args,
+        ProjectOutputs<T>{output<int32_t>(radii), output<T>(means2d), output<T>(depths),
+                          output<T>(conics), output<T>(compensations)},
+        means);
   });
   return {radii, means2d, depths, conics, compensations};
 }
@@ -234,8 +244,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> splat_project_backwar
     Tensor means, std::optional<Tensor> covars, std::optional<Tensor> quats,
     std::optional<Tensor> scales, Tensor viewmats, Tensor Ks, int64_t width, int64_t height,
     double eps2d, int64_t camera_model, bool compensate, bool needs_cameras, Tensor radii,
-    std::optional<Tensor> g_means2d, std::optional<Tensor> g_depths,
-    std::optional<Tensor> g_conics, std::optional<Tensor> g_compensations) {
+    std::optional<Tensor> g_means2d, std::optional<Tensor> g_depths, std::optional<Tensor> g_conics,
+    std::optional<Tensor> g_compensations) {
   const char* op = "splat_project_backward";
   if (means.dim() == 2) {
     const auto [m, c, q, s, v, k] = splat_project_backward<Backend>(
@@ -252,8 +262,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> splat_project_backwar
   if (g_depths.has_value()) check_shape(*g_depths, {B, C, N}, op, "g_depths");
   if (g_conics.has_value()) check_shape(*g_conics, {B, C, N, 3}, op, "g_conics");
   if (!compensate) g_compensations.reset();
-  if (g_compensations.has_value())
-    check_shape(*g_compensations, {B, C, N}, op, "g_compensations");
+  if (g_compensations.has_value()) check_shape(*g_compensations, {B, C, N}, op, "g_compensations");
   dense_all(means, viewmats, Ks, radii);
   dense_all(covars, quats, scales, g_means2d, g_depths, g_conics, g_compensations);
   const bool from_covars = covars.has_value();
@@ -266,15 +275,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> splat_project_backwar
   Tensor g_Ks = new_zeros(means, {cameras, C, 3, 3});
   dispatch_float(means, [&, B = B, N = N, C = C](auto zero) {
     using T = decltype(zero);
-    const ProjectArgs<T> args{
-        input<T>(means), optional_input<T>(covars), optional_input<T>(quats),
-        optional_input<T>(scales), nullptr, input<T>(viewmats), input<T>(Ks), B, N, C,
-        project_settings<T>(width, height, eps2d, 0, 0, 0, camera_model), compensate};
-    const ProjectGradients<T> gradients{
-        input<int32_t>(radii), optional_input<T>(g_means2d), optional_input<T>(g_depths),
-        optional_input<T>(g_conics), optional_input<T>(g_compensations), output<T>(g_means),
-        output<T>(g_covars), output<T>(g_quats), output<T>(g_scales), output<T>(g_viewmats),
-        output<T>(g_Ks)};
+    const ProjectArgs<T> args{input<T>(means),
+                              optional_input<T>(covars),
+                              optional_input<T>(quats),
+                              optional_input<T>(scales),
+                              nullptr,
+                              input<T>(viewmats),
+                              input<T>(Ks),
+                              B,
+                              N,
+                              C,
+                              project_settings<T>(width, height, eps2d, 0, 0, 0, camera_model),
+                              compensate};
+    const ProjectGradients<T> gradients{input<int32_t>(radii),
+                                        optional_input<T>(g_means2d),
+                                        optional_input<T>(g_depths),
+                                        optional_input<T>(g_conics),
+                                        optional_input<T>(g_compensations),
+                                        output<T>(g_means),
+                                        output<T>(g_covars),
+                                        output<T>(g_quats),
+                                        output<T>(g_scales),
+                                        output<T>(g_viewmats),
+                                        output<T>(g_Ks)};
     Backend::backward(args, gradients, needs_cameras, means);
   });
   return {g_means, g_covars, g_quats, g_scales, g_viewmats, g_Ks};

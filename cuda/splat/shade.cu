@@ -277,10 +277,10 @@ std::tuple<Tensor, Tensor, Tensor> shade_backward_here(int64_t degree, const Ten
                                                        const Tensor& viewmats,
                                                        const Tensor& coefficients,
                                                        const Tensor& radii, const Tensor& colors,
-                                                       const Tensor& g_colors,
-                                                       bool needs_positions, bool needs_cameras) {
-  return splat_shade_backward<CudaShade>(degree, means, viewmats, coefficients, radii, colors, g_colors,
-                                     needs_positions, needs_cameras);
+                                                       const Tensor& g_colors, bool needs_positions,
+                                                       bool needs_cameras) {
+  return splat_shade_backward<CudaShade>(degree, means, viewmats, coefficients, radii, colors,
+                                         g_colors, needs_positions, needs_cameras);
 }
 
 FL_LIBRARY_IMPL_CUDA(m) {

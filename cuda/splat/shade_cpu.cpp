@@ -27,8 +27,7 @@ void shade(const ShadeArgs<T>& a, T* colors) {
         Vec3<T> rgb{T(0), T(0), T(0)};
         if (is_shown(a, o)) {
           const Vec3<T> half{T(0.5), T(0.5), T(0.5)};
-          rgb = half + harmonic_color(a.degree, mean - centers[view],
-                                      a.coefficients + 3 * a.K * i);
+          rgb = half + harmonic_color(a.degree, mean - centers[view], a.coefficients + 3 * a.K * i);
         }
         colors[3 * o] = maximum(rgb.x, T(0));
         colors[3 * o + 1] = maximum(rgb.y, T(0));
@@ -46,8 +45,8 @@ void shade_backward(const ShadeArgs<T>& a, const ShadeGradients<T>& g) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t last = std::min(total, (chunk + 1) * kChunk);
       for (int64_t i = chunk * kChunk; i < last; ++i)
-        shade_one_backward(a, g, i, a.coefficients + 3 * a.K * i, g.coefficients + 3 * a.K * i,
-                           a.K, [&](int64_t view, const Vec3<T>& g_offset) {
+        shade_one_backward(a, g, i, a.coefficients + 3 * a.K * i, g.coefficients + 3 * a.K * i, a.K,
+                           [&](int64_t view, const Vec3<T>& g_offset) {
                              if (!g.needs_cameras) return;
                              Vec3<T>& sum = sums[chunk * views + view];
                              sum = sum - g_offset;
@@ -101,10 +100,10 @@ std::tuple<Tensor, Tensor, Tensor> shade_backward_here(int64_t degree, const Ten
                                                        const Tensor& viewmats,
                                                        const Tensor& coefficients,
                                                        const Tensor& radii, const Tensor& colors,
-                                                       const Tensor& g_colors,
-                                                       bool needs_positions, bool needs_cameras) {
-  return splat_shade_backward<CpuShade>(degree, means, viewmats, coefficients, radii, colors, g_colors,
-                                     needs_positions, needs_cameras);
+                                                       const Tensor& g_colors, bool needs_positions,
+                                                       bool needs_cameras) {
+  return splat_shade_backward<CpuShade>(degree, means, viewmats, coefficients, radii, colors,
+                                        g_colors, needs_positions, needs_cameras);
 }
 
 FL_LIBRARY_IMPL_CPU(m) {

@@ -19,6 +19,7 @@ from .matcher import Correspondence, Matcher
 from .opencv import OpenCVMatcher
 from .plane_sweep import PlaneSweep
 from .point_cloud import PointCloudMatcher
+from .reduced import ReducedMatcher
 from .report import DenseInitProgress, DenseInitReport, ViewCoverage
 from .romatch import DKM, RoMa, RoMaV2
 from .triangulate import Triangulation, triangulate
@@ -33,6 +34,7 @@ __all__ = [
     "OpenCVMatcher",
     "PlaneSweep",
     "PointCloudMatcher",
+    "ReducedMatcher",
     "RoMa",
     "RoMaV2",
     "Triangulation",

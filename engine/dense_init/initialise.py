@@ -30,6 +30,7 @@ from .matcher import Matcher
 from .neighbours import NO_PARALLAX, ViewGraph, choose_neighbours, choose_references, view_graph
 from .plane_sweep import PlaneSweep
 from .point_cloud import PointCloudMatcher
+from .reduced import ReducedMatcher
 from .report import DenseInitProgress, DenseInitReport, ProgressCallback, ViewCoverage
 from .splats import (
     FAR,
@@ -52,6 +53,10 @@ _MIN_COVERAGE = 0.02
 # Below this mean contrast of neighbouring pixels, images show nothing that could be matched.
 _NO_TEXTURE = 0.0025
 _CAP_ROUNDS = 4
+# The default matcher works at a size at which a point's cell is some six pixels wide, but at no
+# less than a third of the photos'.
+_SIDE_PER_PIXEL = 6.0
+_MOST_REDUCED = 3
 # Opacities of interpolated points: see docs/methods/dense_init.md for what they were chosen by.
 _PHOTO_GUESS = 0.9
 _OBJECT_GUESS = 0.1
@@ -201,7 +206,8 @@ def dense_init(
     Args:
         scene: At least two training views with poses (one is enough for a matcher that brings
             depth). Masked and transparent pixels give no points.
-        matcher: Finds the correspondences; default `PlaneSweep` on the device.
+        matcher: Finds the correspondences; default `PlaneSweep` on the device, on images reduced
+            (`ReducedMatcher`) to what the number of points calls for.
         per_view: Cells that each view's image is cut into, each of which gives one point unless an
             earlier view's point lies in it.
         max_points: Most splats in all; the cells become larger to keep to it. Default no limit.
@@ -261,7 +267,12 @@ def dense_init(
     clock = _Clock(progress)
     place = torch.device("cpu" if device is None else device)
     gaussians, report = _Initialiser(
-        scene, PlaneSweep(device=place) if matcher is None else matcher, options, place, clock
+        scene,
+        PlaneSweep(device=place) if matcher is None else matcher,
+        options,
+        place,
+        clock,
+        fits_resolution=matcher is None,
     ).run()
     return (gaussians, report) if return_report else gaussians
 
@@ -276,8 +287,10 @@ class _Initialiser:
         options: _Options,
         device: torch.device,
         clock: _Clock,
+        fits_resolution: bool,
     ) -> None:
         self.scene, self.matcher, self.options = scene, matcher, options
+        self.fits_resolution = fits_resolution
         self.device, self.clock = device, clock
         self.views = list(scene.train)
         # A matcher that brings depth needs no second view to see it.
@@ -324,6 +337,7 @@ class _Initialiser:
         references = choose_references(graph, self.options.max_references)
         chosen = choose_neighbours(graph, self.options.neighbours)
         neighbours = [chosen[i] for i in references]
+        self._fit_resolution(len(references))
         self.matcher.prepare(
             self.scene,
             [self.views[i] for i in references],
@@ -331,6 +345,19 @@ class _Initialiser:
         )
         self.clock.tick("prepare", 1, 1)
         return graph, references, neighbours
+
+    def _fit_resolution(self, references: int) -> None:
+        """Lets the default matcher work at the resolution that the points call for."""
+        if not self.fits_resolution:
+            return
+        options = self.options
+        points = float(options.per_view)
+        if options.max_points is not None:
+            points = min(points, options.max_points / references)
+        pixels = sorted(view.width * view.height for view in self.views)[len(self.views) // 2]
+        factor = int(math.sqrt(pixels / max(points, 1.0)) / _SIDE_PER_PIXEL)
+        if factor > 1:
+            self.matcher = ReducedMatcher(self.matcher, min(factor, _MOST_REDUCED))
 
     def _match(
         self, references: list[int], neighbours: list[list[int]]
