@@ -57,6 +57,8 @@ _CAP_ROUNDS = 4
 # less than a third of the photos'.
 _SIDE_PER_PIXEL = 6.0
 _MOST_REDUCED = 3
+# In images smaller than this, every pixel counts.
+_SHORTEST_SIDE = 128
 # Opacities of interpolated points: see docs/methods/dense_init.md for what they were chosen by.
 _PHOTO_GUESS = 0.9
 _OBJECT_GUESS = 0.1
@@ -356,8 +358,10 @@ class _Initialiser:
             points = min(points, options.max_points / references)
         pixels = sorted(view.width * view.height for view in self.views)[len(self.views) // 2]
         factor = int(math.sqrt(pixels / max(points, 1.0)) / _SIDE_PER_PIXEL)
+        shortest = min(min(view.width, view.height) for view in self.views)
+        factor = min(factor, _MOST_REDUCED, shortest // _SHORTEST_SIDE)
         if factor > 1:
-            self.matcher = ReducedMatcher(self.matcher, min(factor, _MOST_REDUCED))
+            self.matcher = ReducedMatcher(self.matcher, factor)
 
     def _match(
         self, references: list[int], neighbours: list[list[int]]

@@ -9,7 +9,13 @@ import pytest
 import torch
 from fieldline.datasets import Scene, View
 from fieldline.datasets.synthetic import still_life
-from fieldline.engine.dense_init import Correspondence, DepthMaps, PlaneSweep, ReducedMatcher
+from fieldline.engine.dense_init import (
+    Correspondence,
+    DepthMaps,
+    PlaneSweep,
+    ReducedMatcher,
+    dense_init,
+)
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +99,33 @@ def test_masks_and_alpha_stay_out_of_the_averages() -> None:
 def test_a_factor_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="factor: expected at least 1, got 0"):
         ReducedMatcher(PlaneSweep(), 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "max_points", "factor"),
+    [((480, 270), 2000, 2), ((480, 270), None, 1), ((200, 150), 200, 1), ((1920, 1080), 2000, 3)],
+)
+def test_the_default_matcher_works_at_the_size_that_points_call_for(
+    size: tuple[int, int],
+    max_points: int | None,
+    factor: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Few points want few pixels; small images and other people's matchers stay as they are."""
+    views = [
+        View(view.name, view.camera.resized(*size), torch.zeros(size[1], size[0], 3).byte())
+        for view in still_life(4, 40, 30, n_points=50).views
+    ]
+    seen = []
+
+    def prepare(self: PlaneSweep, scene: Scene, references: Sequence[View], near: object) -> None:
+        seen.append(references[0].width)
+        raise InterruptedError
+
+    monkeypatch.setattr(PlaneSweep, "prepare", prepare)
+    scene = Scene(views, test_every=0, points=torch.randn(50, 3) * 0.1)
+    with pytest.raises(InterruptedError):
+        dense_init(scene, max_points=max_points)
+    with pytest.raises(InterruptedError):
+        dense_init(scene, max_points=max_points, matcher=PlaneSweep())
+    assert seen == [size[0] // factor, size[0]]
