@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from ...datasets import Scene, View
 from .matcher import Correspondence
 
 
-class _WarpNetwork:
+class _WarpNetwork(ABC):
     """What the networks share: they are loaded once, and warp one pair of images at a time."""
 
     package = ""
@@ -89,12 +90,13 @@ class _WarpNetwork:
             certainties.append(planes[2].clamp(0, 1).cpu().clone())
         return Correspondence(torch.stack(certainties), warp=torch.stack(warps))
 
+    @abstractmethod
     def _load(self) -> Any:
-        raise NotImplementedError
+        """The network, with its weights from the file that was named."""
 
+    @abstractmethod
     def _pair(self, first: Image.Image, second: Image.Image) -> tuple[Tensor, Tensor]:
         """The warp [h, w, 2] in [-1, 1] from the first image to the second, certainty [h, w]."""
-        raise NotImplementedError
 
     def _module(self, attribute: str) -> Any:
         """The package's attribute of a name."""
