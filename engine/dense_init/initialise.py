@@ -52,7 +52,6 @@ _MIN_VERIFIED = 0.4
 _MIN_COVERAGE = 0.02
 # Below this mean contrast of neighbouring pixels, images show nothing that could be matched.
 _NO_TEXTURE = 0.0025
-_CAP_ROUNDS = 4
 # The default matcher works at a size at which a point's cell is some six pixels wide, but at no
 # less than a third of the photos'.
 _SIDE_PER_PIXEL = 6.0
@@ -485,15 +484,14 @@ class _Initialiser:
 
     def _draw(self, maps: list[ViewMaps]) -> tuple[list[Draw], SurfacePoints, int]:
         """Points of all views, within the cap."""
-        per_view, cap = self.options.per_view, self.options.max_points
-        for _ in range(_CAP_ROUNDS):
-            draws = draw_points(
-                maps, per_view, flat_share=self.options.flat_share, seed=self.options.seed
-            )
-            total = sum(len(draw.points) for draw in draws if draw.points is not None)
-            if cap is None or total <= cap or per_view == 1:
-                break
-            per_view = max(1, int(per_view * cap / total * 0.98))
+        cap = self.options.max_points
+        draws = draw_points(
+            maps,
+            self.options.per_view,
+            flat_share=self.options.flat_share,
+            seed=self.options.seed,
+            max_points=cap,
+        )
         parts = [draw.points for draw in draws if draw.points is not None]
         if not parts:
             raise ValueError(
