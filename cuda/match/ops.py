@@ -69,7 +69,8 @@ def plane_sweep(
     The cost of a neighbour is 0.6 (1 - NCC) + 0.4 x (share of census bits that differ, doubled),
     each clamped to [0, 1], over windows of 7 x 7 pixels; NCC is damped where there is no texture.
     A pixel's cost is the mean of its `best` smallest. A neighbour that does not see the point
-    counts as a poor match. Windows are continued beyond the image by its edge.
+    counts as a poor match. Windows are continued beyond the image by its edge. A pixel that does
+    not count costs the same on every plane, whatever the prior says.
 
     Args:
         reference: int16 [H, W].

@@ -151,11 +151,14 @@ FL_D void write_planes(const SweepArgs& a, const uint8_t* stage, int x0, int y0,
     const int pixel = i / kPlanesAtOnce, k = i % kPlanesAtOnce;
     const int x = x0 + pixel % kTileWidth, y = y0 + pixel / kTileWidth;
     if (k >= count || x >= a.width || y >= a.height) continue;
-    int cost = stage[pixel * kStagePitch + k];
-    if (a.prior != nullptr)
-      cost = blend_costs(cost, prior_cost(a, x, y, first_plane + k), a.prior_share);
-    a.cost[(static_cast<int64_t>(y) * a.width + x) * a.planes + first_plane + k] =
-        static_cast<uint8_t>(cost);
+    const int64_t at = static_cast<int64_t>(y) * a.width + x;
+    int cost = kUnseenCost;
+    if (a.reference[at] >= 0) {
+      cost = stage[pixel * kStagePitch + k];
+      if (a.prior != nullptr)
+        cost = blend_costs(cost, prior_cost(a, x, y, first_plane + k), a.prior_share);
+    }
+    a.cost[at * a.planes + first_plane + k] = static_cast<uint8_t>(cost);
   }
 }
 
@@ -173,6 +176,9 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 4) sweep_kernel(SweepArgs a) {
                 static_cast<int>(threadIdx.x) / kTileWidth,
                 x0 + static_cast<int>(threadIdx.x) % kTileWidth < a.width &&
                     y0 + static_cast<int>(threadIdx.x) / kTileWidth < a.height};
+  const bool counts =
+      p.in_image && a.reference[static_cast<int64_t>(y0 + p.y) * a.width + x0 + p.x] >= 0;
+  const bool any = __syncthreads_or(counts) != 0;
   load_reference(a, t, x0, y0);
   __syncthreads();
   sum_rows(t, t.reference);
@@ -182,7 +188,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kThreads, 4) sweep_kernel(SweepArgs a) {
   const float inverse_i = inverse_deviation<OnePixel>(sum_i, column_sum(t.row_jj, p));
   const int first_plane = static_cast<int>(blockIdx.z) * kPlanesAtOnce;
   const int count = a.planes - first_plane < kPlanesAtOnce ? a.planes - first_plane : kPlanesAtOnce;
-  for (int k = 0; k < count; ++k) {
+  for (int k = 0; any && k < count; ++k) {
     const float w = a.inverse_depths[first_plane + k];
     int kept[kMaxBest] = {255, 255, 255, 255};
     for (int n = 0; n < a.neighbours; ++n) {

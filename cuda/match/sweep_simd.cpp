@@ -80,6 +80,11 @@ FL_SIMD Int16 gather(const int32_t* base, Int16 at) {
 #endif
 }
 
+// Which pixels are worked on: rows of the image, and the columns that its pixels that count need.
+struct Band {
+  int first_row, rows, begin, width;
+};
+
 template <typename T>
 FL_SIMD T* row_of(T* rows, const SweepScratch& s, int row) {
   return rows + static_cast<int64_t>(row) * s.stride + kMargin;
@@ -98,13 +103,13 @@ FL_SIMD void finish_row(int16_t* row, uint8_t* row8, int width) {
   for (int x = -kRadius; x < width + kRadius; ++x) row8[x] = static_cast<uint8_t>(row[x] >> 2);
 }
 
-FL_SIMD void load_reference(const SweepArgs& a, const SweepScratch& s, int first_row, int rows) {
-  for (int i = 0; i < rows + 2 * kRadius; ++i) {
-    const int y = clamped(first_row - kRadius + i, a.height);
-    const int16_t* source = a.reference + static_cast<int64_t>(y) * a.width;
+FL_SIMD void load_reference(const SweepArgs& a, const SweepScratch& s, const Band& band) {
+  for (int i = 0; i < band.rows + 2 * kRadius; ++i) {
+    const int y = clamped(band.first_row - kRadius + i, a.height);
+    const int16_t* source = a.reference + static_cast<int64_t>(y) * a.width + band.begin;
     int16_t* row = row_of(s.reference, s, i);
-    for (int x = 0; x < a.width; ++x) row[x] = static_cast<int16_t>(match::grey_of(source[x]));
-    finish_row(row, row_of(s.reference8, s, i), a.width);
+    for (int x = 0; x < band.width; ++x) row[x] = static_cast<int16_t>(match::grey_of(source[x]));
+    finish_row(row, row_of(s.reference8, s, i), band.width);
   }
 }
 
@@ -178,14 +183,14 @@ FL_SIMD void load_reference_sums(const SweepScratch& s, int rows, int width) {
 }
 
 // One row through one plane into a neighbour. `seen` may be null. Whole vectors: rows have room.
-FL_SIMD void warp_row(const PackedImage& image, const RowWarp& warp, int width, int16_t* row,
-                      uint8_t* seen) {
+FL_SIMD void warp_row(const PackedImage& image, const RowWarp& warp, int begin, int width,
+                      int16_t* row, uint8_t* seen) {
   const int32_t* texels = reinterpret_cast<const int32_t*>(image.texels);
   const Float16 centre = {0.5f, 1.5f, 2.5f,  3.5f,  4.5f,  5.5f,  6.5f,  7.5f,
                           8.5f, 9.5f, 10.5f, 11.5f, 12.5f, 13.5f, 14.5f, 15.5f};
   for (int x = 0; x < width; x += kLanes) {
     const match::Landing<Lanes> p =
-        match::land<Lanes>(warp, centre + static_cast<float>(x), image.width, image.height);
+        match::land<Lanes>(warp, centre + static_cast<float>(begin + x), image.width, image.height);
     const Int16 at = p.y * image.width + p.x;
     const Int16 top = gather(texels, at), bottom = gather(texels + image.width, at);
     const Int16 value = match::blend_texels<Lanes>(top, bottom, p.fx, p.fy);
@@ -198,16 +203,16 @@ FL_SIMD void warp_row(const PackedImage& image, const RowWarp& warp, int width, 
 }
 
 FL_SIMD void warp_band(const SweepArgs& a, const SweepScratch& s, int neighbour, float w,
-                       int first_row, int rows) {
+                       const Band& band) {
   Warp warp;
   std::memcpy(warp.m, a.warps + 12 * neighbour, sizeof(warp.m));
-  for (int i = 0; i < rows + 2 * kRadius; ++i) {
-    const int y = clamped(first_row - kRadius + i, a.height);
+  for (int i = 0; i < band.rows + 2 * kRadius; ++i) {
+    const int y = clamped(band.first_row - kRadius + i, a.height);
     const int row = i - kRadius;
-    uint8_t* seen = row >= 0 && row < rows ? row_of(s.seen, s, row) : nullptr;
+    uint8_t* seen = row >= 0 && row < band.rows ? row_of(s.seen, s, row) : nullptr;
     int16_t* out = row_of(s.warped, s, i);
-    warp_row(a.images[neighbour], match::row_warp(warp, w, y), a.width, out, seen);
-    finish_row(out, row_of(s.warped8, s, i), a.width);
+    warp_row(a.images[neighbour], match::row_warp(warp, w, y), band.begin, band.width, out, seen);
+    finish_row(out, row_of(s.warped8, s, i), band.width);
   }
 }
 
@@ -241,24 +246,25 @@ FL_SIMD void keep_best(const SweepScratch& s, int row, int best, uint8_t* __rest
   }
 }
 
-FL_SIMD void compare_band(const SweepArgs& a, const SweepScratch& s, int rows) {
+FL_SIMD void compare_band(const SweepArgs& a, const SweepScratch& s, const Band& band) {
+  const int width = band.width;
   const VerticalSums v = cleared_sums(s);
   int32_t* __restrict__ j = row_of(s.sums, s, 3);
   int32_t* __restrict__ jj = row_of(s.sums, s, 4);
   int32_t* __restrict__ ij = row_of(s.sums, s, 5);
-  for (int i = 0; i < rows + 2 * kRadius; ++i) {
-    slide(v, s, s.warped, i, a.width);
+  for (int i = 0; i < band.rows + 2 * kRadius; ++i) {
+    slide(v, s, s.warped, i, width);
     const int row = i - 2 * kRadius;
     if (row < 0) continue;
-    across(v.j, j, a.width);
-    across(v.jj, jj, a.width);
-    across(v.ij, ij, a.width);
-    count_differing(s, row, a.width);
+    across(v.j, j, width);
+    across(v.jj, jj, width);
+    across(v.ij, ij, width);
+    count_differing(s, row, width);
     const int32_t* sum = row_of(s.reference_sum, s, row);
     const float* inverse = row_of(s.reference_inverse, s, row);
     const uint8_t* seen = row_of(s.seen, s, row);
     uint8_t* differing = row_of(s.differing, s, 0);
-    for (int x = 0; x < a.width; x += kLanes) {
+    for (int x = 0; x < width; x += kLanes) {
       const Int16 bits = __builtin_convertvector(load<Byte16>(differing + x), Int16);
       const Int16 cost = match::window_cost<Lanes>(load<Int16>(sum + x), load<Float16>(inverse + x),
                                                    load<Int16>(j + x), load<Int16>(jj + x),
@@ -267,15 +273,15 @@ FL_SIMD void compare_band(const SweepArgs& a, const SweepScratch& s, int rows) {
       const Byte16 unseen = Byte16{} + static_cast<uint8_t>(match::kUnseenCost);
       store(differing + x, (__builtin_convertvector(cost, Byte16) & known) | (unseen & ~known));
     }
-    keep_best(s, row, a.best, differing, a.width);
+    keep_best(s, row, a.best, differing, width);
   }
 }
 
-FL_SIMD void average_best(const SweepArgs& a, const SweepScratch& s, int plane, int rows) {
-  for (int row = 0; row < rows; ++row) {
+FL_SIMD void average_best(const SweepArgs& a, const SweepScratch& s, int plane, const Band& band) {
+  for (int row = 0; row < band.rows; ++row) {
     uint8_t* __restrict__ out = row_of(s.costs, s, row * a.planes + plane);
     const uint8_t* __restrict__ kept = row_of(s.chosen, s, row * kMaxBest);
-    for (int x = 0; x < a.width; ++x) {
+    for (int x = 0; x < band.width; ++x) {
       int sum = 0;
       for (int k = 0; k < a.best; ++k) sum += kept[k * s.stride + x];
       out[x] = static_cast<uint8_t>((sum + a.best / 2) / a.best);
@@ -284,22 +290,23 @@ FL_SIMD void average_best(const SweepArgs& a, const SweepScratch& s, int plane, 
 }
 
 // From planes of pixels to pixels of planes.
-FL_SIMD void transpose_row(const SweepArgs& a, const SweepScratch& s, int row, uint8_t* out) {
+FL_SIMD void transpose_row(const SweepArgs& a, const SweepScratch& s, const Band& band, int row,
+                           uint8_t* out) {
   constexpr int kBlock = 16;
   const uint8_t* costs = row_of(s.costs, s, row * a.planes);
-  for (int x0 = 0; x0 < a.width; x0 += kBlock) {
-    const int count = a.width - x0 < kBlock ? a.width - x0 : kBlock;
+  for (int x0 = 0; x0 < band.width; x0 += kBlock) {
+    const int count = band.width - x0 < kBlock ? band.width - x0 : kBlock;
     for (int d = 0; d < a.planes; ++d)
       for (int i = 0; i < count; ++i)
-        out[static_cast<int64_t>(x0 + i) * a.planes + d] =
+        out[static_cast<int64_t>(band.begin + x0 + i) * a.planes + d] =
             costs[static_cast<int64_t>(d) * s.stride + x0 + i];
   }
 }
 
-FL_SIMD void blend_prior(const SweepArgs& a, int y, uint8_t* row) {
+FL_SIMD void blend_prior(const SweepArgs& a, const Band& band, int y, uint8_t* row) {
   const match::Interpolation v = match::interpolate(y, a.height, a.prior_height);
   const int64_t pitch = static_cast<int64_t>(a.prior_width) * a.planes;
-  for (int x = 0; x < a.width; ++x) {
+  for (int x = band.begin; x < band.begin + band.width; ++x) {
     const match::Interpolation h = match::interpolate(x, a.width, a.prior_width);
     const uint8_t* __restrict__ p = a.prior + v.first * pitch + int64_t{h.first} * a.planes;
     const int64_t right = static_cast<int64_t>(h.second - h.first) * a.planes;
@@ -313,24 +320,54 @@ FL_SIMD void blend_prior(const SweepArgs& a, int y, uint8_t* row) {
   }
 }
 
+// The columns of the pixels that count, and as many beside them as their windows reach; none if
+// width is 0.
+FL_SIMD Band counting_band(const SweepArgs& a, int first_row, int rows) {
+  int least = a.width, most = -1;
+  for (int row = 0; row < rows; ++row) {
+    const int16_t* pixels = a.reference + static_cast<int64_t>(first_row + row) * a.width;
+    int x = 0;
+    while (x < least && pixels[x] < 0) ++x;
+    least = x;
+    x = a.width - 1;
+    while (x > most && pixels[x] < 0) --x;
+    most = x;
+  }
+  if (most < least) return {first_row, rows, 0, 0};
+  const int begin = least > kRadius ? least - kRadius : 0;
+  const int end = most + kRadius < a.width ? most + kRadius + 1 : a.width;
+  return {first_row, rows, begin, end - begin};
+}
+
+FL_SIMD void compare_all(const SweepArgs& a, const SweepScratch& s, const Band& band) {
+  load_reference(a, s, band);
+  load_census(s, band.rows, band.width);
+  load_reference_sums(s, band.rows, band.width);
+  for (int plane = 0; plane < a.planes; ++plane) {
+    std::memset(s.chosen, 255, static_cast<std::size_t>(band.rows) * kMaxBest * s.stride);
+    for (int n = 0; n < a.neighbours; ++n) {
+      warp_band(a, s, n, a.inverse_depths[plane], band);
+      compare_band(a, s, band);
+    }
+    average_best(a, s, plane, band);
+  }
+}
+
 }  // namespace
 
 void sweep_band(const SweepArgs& a, const SweepScratch& s, int first_row, int rows) {
-  load_reference(a, s, first_row, rows);
-  load_census(s, rows, a.width);
-  load_reference_sums(s, rows, a.width);
-  for (int plane = 0; plane < a.planes; ++plane) {
-    std::memset(s.chosen, 255, static_cast<std::size_t>(rows) * kMaxBest * s.stride);
-    for (int n = 0; n < a.neighbours; ++n) {
-      warp_band(a, s, n, a.inverse_depths[plane], first_row, rows);
-      compare_band(a, s, rows);
-    }
-    average_best(a, s, plane, rows);
-  }
+  const Band band = counting_band(a, first_row, rows);
+  if (band.width > 0) compare_all(a, s, band);
   for (int row = 0; row < rows; ++row) {
-    uint8_t* out = a.cost + static_cast<int64_t>(first_row + row) * a.width * a.planes;
-    transpose_row(a, s, row, out);
-    if (a.prior != nullptr) blend_prior(a, first_row + row, out);
+    const int64_t first = static_cast<int64_t>(first_row + row) * a.width;
+    uint8_t* out = a.cost + first * a.planes;
+    if (band.width > 0) {
+      transpose_row(a, s, band, row, out);
+      if (a.prior != nullptr) blend_prior(a, band, first_row + row, out);
+    }
+    for (int x = 0; x < a.width; ++x)
+      if (a.reference[first + x] < 0)
+        std::memset(out + static_cast<int64_t>(x) * a.planes, match::kUnseenCost, a.planes);
   }
 }
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .geometry import inside, lift, nearest, pixel_size
+from .geometry import inside, lift, pixel_size
 from .sampling import cell_sizes, centrality, cut_into_cells, sample_cells
 from .splats import INTERPOLATED, SurfacePoints
 from .structure import detail, edge_shapes

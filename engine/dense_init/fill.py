@@ -211,21 +211,27 @@ def choose_far(view: FillView, others: Sequence[FillView], far: Tensor) -> tuple
         >>> bool(choose_far(view, [view], 9 * maps)[0].any())
         False
     """
-    near_cost, near_through = _cost(view, others, view.filled)
-    far_cost, far_through = _cost(view, others, far)
     blank = (view.depth == 0) & view.allowed
+    pixels = blank.flatten().nonzero().squeeze(1)
+    guess = view.filled.flatten()[pixels]
+    near_cost, near_through = _cost(view, others, pixels, guess)
+    far_cost, far_through = _cost(view, others, pixels, far.flatten()[pixels])
     contradicted = near_through > _LOOKED_THROUGH
-    better = (far_cost + _MARGIN < near_cost) | (view.filled == 0)
-    to_far = blank & (better | contradicted) & (far_through <= _LOOKED_THROUGH)
-    return to_far, blank & contradicted
+    better = (far_cost + _MARGIN < near_cost) | (guess == 0)
+    to_far = (better | contradicted) & (far_through <= _LOOKED_THROUGH)
+    to_far_map, through_map = torch.zeros_like(blank), torch.zeros_like(blank)
+    to_far_map.view(-1)[pixels] = to_far
+    through_map.view(-1)[pixels] = contradicted
+    return to_far_map, through_map
 
 
-def _cost(view: FillView, others: Sequence[FillView], depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean colour difference, and share of views that look through, [h, w] each."""
-    shape = depth.shape
-    xy = view.camera.pixel_centers().view(-1, 2)
-    points = lift(view.camera, xy, depth.flatten().clamp(min=1e-12))
-    colors = view.rgb.view(-1, 3)
+def _cost(
+    view: FillView, others: Sequence[FillView], pixels: Tensor, depth: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean colour difference, and share of views that look through, of some pixels [M] each."""
+    xy = view.camera.pixel_centers().view(-1, 2)[pixels]
+    points = lift(view.camera, xy, depth.clamp(min=1e-12))
+    colors = view.rgb.view(-1, 3)[pixels]
     cost, compared, through = depth.new_zeros(3, len(points))
     for other in others:
         position, z = other.camera.project(points)
@@ -240,4 +246,4 @@ def _cost(view: FillView, others: Sequence[FillView], depth: Tensor) -> tuple[Te
         compared += fair
         through += past
     mean = (cost + 0.05) / (compared + 1)
-    return mean.view(shape), (through / (compared + through).clamp(min=1)).view(shape)
+    return mean, through / (compared + through).clamp(min=1)

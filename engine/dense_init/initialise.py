@@ -52,6 +52,9 @@ _MIN_VERIFIED = 0.4
 _MIN_COVERAGE = 0.02
 # Below this mean contrast of neighbouring pixels, images show nothing that could be matched.
 _NO_TEXTURE = 0.0025
+# The default matcher's planes are one pixel apart or closer: finding the place between them does as
+# well as twice as many planes.
+_PLANES = 48
 # The default matcher works at a size at which a point's cell is some six pixels wide, but at no
 # less than a third of the photos'.
 _SIDE_PER_PIXEL = 6.0
@@ -269,7 +272,7 @@ def dense_init(
     place = torch.device("cpu" if device is None else device)
     gaussians, report = _Initialiser(
         scene,
-        PlaneSweep(device=place) if matcher is None else matcher,
+        PlaneSweep(planes=_PLANES, device=place) if matcher is None else matcher,
         options,
         place,
         clock,

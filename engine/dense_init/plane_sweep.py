@@ -41,6 +41,9 @@ _SCAN_COST, _SCAN_MARGIN, _MIN_SCANNED = 0.3, 0.08, 100
 _MIN_SIDE = 48
 # A neighbour that shifts the image by less over the whole range says nothing about depth.
 _MIN_SHIFT = 1.0
+# Cameras nearer to each other than this part of their coordinates stand in one place: poses are
+# float32.
+_SAME_PLACE = 2e-6
 # Views whose reduced images are kept.
 _PYRAMIDS = 24
 _PARTNERS = 4
@@ -310,7 +313,7 @@ class PlaneSweep:
 
     def _scan(self, view: View) -> tuple[float, float]:
         """The range of depths that a sweep of the smallest size finds, all but to infinity."""
-        gaps = [float((view.camera.center - v.camera.center).norm()) for v in self._partners[view]]
+        gaps = [_gap(view.camera, v.camera) for v in self._partners[view]]
         nearest = _NEAREST_BASELINES * sorted(gaps)[min(1, len(gaps) - 1)]
         if nearest <= 0:
             return 1.0, 2.0  # From one place any depth looks the same.
@@ -377,6 +380,12 @@ def _seen(view: View) -> Tensor | None:
         solid = view.image[..., 3] >= 128
         mask = solid if mask is None else mask & solid
     return mask
+
+
+def _gap(a: Camera, b: Camera) -> float:
+    """The distance of two cameras, 0 where rounding may be all of it."""
+    gap = float((a.center - b.center).norm())
+    return gap if gap > _SAME_PLACE * float(a.center.abs().max()) else 0.0
 
 
 def plane_warp(reference: Camera, other: Camera) -> Tensor:

@@ -90,6 +90,7 @@ def plane_sweep(
     if prior is not None:
         share = round(256 * prior_weight)
         cost = ((cost * (256 - share) + enlarged(prior, size) * share + 128) / 256).floor()
+    cost[reference < 0] = UNSEEN
     return cost.to(torch.uint8)
 
 
