@@ -61,6 +61,14 @@ def test_without_a_strategy_it_is_mcmc_and_resuming_keeps_it(
         assert config["fit"]["strategy"] == expected
 
 
+def test_a_dense_start_needs_no_growth(
+    posed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    answer(capsys, "reconstruct", posed, "-o", run, "--init", "dense", "--steps", 5)
+    assert json.loads((run / "config.json").read_text())["fit"]["strategy"] == "decay"
+
+
 def test_photos_without_poses(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

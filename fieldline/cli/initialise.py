@@ -56,12 +56,15 @@ class Init:
     """Write the COLMAP model as .txt files."""
     overwrite: bool = False
     """Replace the output file."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Where to work; default the GPU if there is one."""
     json: bool = False
     """Print one JSON object."""
 
     def run(self) -> int:
         """Loads, initialises, writes."""
         from ..datasets import load
+        from .inputs import quick_device
 
         refuse_present(self.output, self.overwrite)
         scene = load(self.photos, self.downscale, self.test_every)
@@ -73,6 +76,7 @@ class Init:
             neighbours=self.neighbours,
             sh_degree=self.sh_degree,
             seed=self.seed,
+            device=self.device or quick_device(),
         )
         kind = write(splats, scene, self.output, self.points, self.text)
         if self.json:
@@ -107,17 +111,14 @@ def write(splats: Gaussians3D, scene: Scene, path: Path, points: bool, text: boo
 
 
 def named_matcher(name: str) -> Any:
-    """The matcher of a name on the command line."""
+    """The matcher of a name on the command line; None for the default, which fits its images'
+    size to the number of points."""
     from ..engine import dense_init as matchers
 
     if name in ("sgbm", "sift"):
         return matchers.OpenCVMatcher(name)  # pyright: ignore[reportArgumentType]
-    kinds = {
-        "sweep": matchers.PlaneSweep,
-        "depth": matchers.DepthMaps,
-        "points": matchers.PointCloudMatcher,
-    }
-    return kinds[name]()
+    kinds = {"depth": matchers.DepthMaps, "points": matchers.PointCloudMatcher}
+    return kinds[name]() if name in kinds else None
 
 
 def dense(scene: Scene, **options: Any) -> tuple[Gaussians3D, DenseInitReport]:
@@ -136,6 +137,7 @@ def starting_splats(
     n_splats: int | None = None,
     sh_degree: int | None = None,
     seed: int | None = None,
+    device: str = "cpu",
 ) -> tuple[Gaussians3D | None, DenseInitReport | None]:
     """Makes what ``fieldline reconstruct --init`` asks for.
 
@@ -147,6 +149,7 @@ def starting_splats(
         n_splats: Most splats.
         sh_degree: Of the harmonics.
         seed: Of what is drawn.
+        device: Where to work, and where the splats are.
 
     Returns:
         The splats, None if training makes them; and the report of dense initialisation.
@@ -163,7 +166,7 @@ def starting_splats(
     if start == "dense":
         if per_view is not None:
             options["per_view"] = per_view
-        return dense(scene, max_points=n_splats, **options)
+        return dense(scene, max_points=n_splats, device=device, **options)
     if n_splats is not None:
         options["max_splats"] = n_splats
     if start == "sfm" and (scene.points is None or len(scene.points) == 0):
@@ -172,7 +175,7 @@ def starting_splats(
         )
     if start == "random":
         scene = without_points(scene)
-    return initial_gaussians(scene, FitConfig(**options)), None
+    return initial_gaussians(scene, FitConfig(**options), device), None
 
 
 def without_points(scene: Scene) -> Scene:

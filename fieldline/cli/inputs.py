@@ -123,10 +123,15 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 
 def quick(splats: Gaussians3D) -> Gaussians3D:
-    """The splats on the fastest device here: a GPU that our kernels run on, else the CPU."""
+    """The splats on the fastest device here."""
+    return splats.to(quick_device())
+
+
+def quick_device() -> str:
+    """The fastest device here: a GPU that our kernels run on, else the CPU."""
     import torch
 
     from ..cuda import library
 
     on_gpu = "_C_cuda" in library.loaded() and torch.cuda.is_available()
-    return splats.to("cuda") if on_gpu else splats
+    return "cuda" if on_gpu else "cpu"

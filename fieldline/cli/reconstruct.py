@@ -61,7 +61,8 @@ class Reconstruct:
     """Steps between two checkpoints."""
     strategy: Literal["none", "default", "mcmc"] | None = None
     """How the set of splats changes: mcmc moves and adds them; default clones, splits and prunes;
-    none adds none, but lets those fade and go that no photo needs. Default mcmc."""
+    none adds none, but lets those fade and go that no photo needs. Default none with --init dense,
+    else mcmc."""
     matching: Literal["auto", "exhaustive", "sequential"] = "auto"
     """For photos without poses: match all pairs, or each with the next ones in order of names; auto
     matches all pairs of up to 80."""
@@ -98,6 +99,7 @@ class Reconstruct:
     def start(self, scene: Scene) -> Gaussians3D | None:
         """The splats to start from; None leaves them to training, as does --resume."""
         from .initialise import show_report, starting_splats
+        from .inputs import quick_device
 
         if self.per_view is not None and self.init != "dense":
             raise ValueError("reconstruct: expected --per-view with --init dense, got it without")
@@ -110,23 +112,18 @@ class Reconstruct:
             n_splats=self.splats,
             sh_degree=self.sh_degree,
             seed=self.seed,
+            device=self.device or quick_device(),
         )
         if report is not None and not self.json:
             show_report(report)
-        return None if model is None else self.placed(model)
-
-    def placed(self, model: Gaussians3D) -> Gaussians3D:
-        """The model on the device that was asked for, else the GPU if there is one."""
-        from .inputs import quick
-
-        return quick(model) if self.device is None else model.to(self.device)
+        return model
 
     def settings(self) -> dict[str, Any]:
         """The arguments of `fit_events`: only what the user set."""
         given = {
             "steps": self.steps,
             "max_seconds": None if self.minutes is None else 60 * self.minutes,
-            "strategy": STRATEGIES.get(self.strategy or ""),
+            "strategy": self.chosen_strategy(),
             "max_splats": self.splats,
             "sh_degree": self.sh_degree,
             "background": self.background,
@@ -139,6 +136,12 @@ class Reconstruct:
             given["steps"] = 1_000_000
         options = {name: value for name, value in given.items() if value is not None}
         return {**options, "overwrite": self.overwrite, "resume": self.resume}
+
+    def chosen_strategy(self) -> str | None:
+        """As `FitConfig` names it; None leaves it to training, or to the run that goes on."""
+        if self.strategy is None and (self.init != "dense" or self.resume):
+            return None
+        return STRATEGIES[self.strategy or "none"]
 
 
 def refuse_taken(folder: Path, allowed: bool) -> None:
