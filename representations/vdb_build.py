@@ -59,8 +59,8 @@ def from_dense(
     if dense.dtype != torch.bool:
         rows = grid_ops.active_coordinates(masks).long() - torch.tensor(shift, device=dense.device)
         values = dense[tuple(rows.unbind(1))]
-    start = tuple(block_floor(int(o)) for o in origin)
-    return cls(masks, start, values, background=background, **settings)
+    x, y, z = (block_floor(int(o)) for o in origin)
+    return cls(masks, (x, y, z), values, background=background, **settings)
 
 
 def from_occupancy(
