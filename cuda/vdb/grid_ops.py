@@ -109,6 +109,82 @@ def _fake_masks(like: Tensor, levels: Any, resolution: Any) -> tuple[Tensor, Ten
     )
 
 
+def check_masks(masks: Masks) -> None:
+    """Holds masks that came from elsewhere to the layout, so that the operators may trust them.
+
+    The operators check shapes, but follow the words of the masks without looking.
+
+    Args:
+        masks: The masks.
+
+    Raises:
+        TypeError: A dtype is another.
+        ValueError: A shape or device is another, a child does not lie where its parent says, an
+            empty child is stored, or a voxel lies outside the resolution.
+
+    Example:
+        >>> masks = build_masks(torch.ones(2, 2, 2, dtype=torch.bool))
+        >>> check_masks(masks)
+        >>> check_masks(masks._replace(leaves=masks.leaves[:0]))
+        Traceback (most recent call last):
+        ...
+        ValueError: check_masks: leaves: expected 1, the bits of all nodes, got 0
+    """
+    _check_mask_tensors(masks)
+    used = masks.tops.reshape(-1, 2)
+    used = used[used[:, 0] != 0]
+    _check_children("tops", used, "nodes", masks.nodes.shape[0])
+    _check_children("nodes", masks.nodes, "leaves", masks.leaves.shape[0])
+    for name, words in (("nodes", masks.nodes[:, 0]), ("leaves", masks.leaves)):
+        if bool((words == 0).any()):
+            raise ValueError(f"check_masks: {name}: expected no empty ones, got a mask of 0")
+    origins = leaf_origins(masks)
+    size = torch.tensor(masks.resolution, device=masks.device)
+    edge = (origins[:, 1:] + 4 > size).any(1)
+    words = masks.leaves[edge]
+    rows = ops().vdb_coordinates(words, ops().vdb_leaf_offsets(words), origins[edge])
+    if bool((rows[:, 1:] >= size).any()):
+        raise ValueError(
+            f"check_masks: leaves: expected voxels below the resolution {list(masks.resolution)}, "
+            f"got {rows[(rows[:, 1:] >= size).any(1)][0, 1:].tolist()}"
+        )
+
+
+def _check_mask_tensors(masks: Masks) -> None:
+    resolution = _checked_resolution("check_masks", masks.resolution, max(masks.tops.shape[0], 1))
+    shapes = {
+        "tops": (masks.tops.shape[0], *top_counts(resolution), 2),
+        "nodes": (masks.nodes.shape[0] if masks.nodes.dim() else 0, 2),
+        "leaves": (masks.leaves.numel(),),
+    }
+    for name, shape in shapes.items():
+        tensor = getattr(masks, name)
+        if tensor.dtype != torch.int64:
+            raise TypeError(f"check_masks: {name}: expected int64, got {tensor.dtype}")
+        if tuple(tensor.shape) != shape or tensor.device != masks.device:
+            raise ValueError(
+                f"check_masks: {name}: expected shape {list(shape)} on {masks.device}, "
+                f"got {list(tensor.shape)} on {tensor.device}"
+            )
+    if masks.levels < 1:
+        raise ValueError("check_masks: tops: expected 1 level or more, got 0")
+
+
+def _check_children(name: str, parents: Tensor, children: str, count: int) -> None:
+    """Children lie in the order of their parents, one for each bit."""
+    starts = ops().vdb_leaf_offsets(parents[:, 0].contiguous())
+    if int(starts[-1]) != count:
+        raise ValueError(
+            f"check_masks: {children}: expected {int(starts[-1])}, the bits of all {name}, "
+            f"got {count}"
+        )
+    if not torch.equal(parents[:, 1], starts[:-1]):
+        raise ValueError(
+            f"check_masks: {name}: expected the first children at the sums of bits before, "
+            f"got others"
+        )
+
+
 @torch.no_grad()
 def build_masks(dense: Tensor) -> Masks:
     """Builds nested masks from dense occupancy, in one pass over it.
