@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import subprocess
 import sys
@@ -530,3 +531,8 @@ def test_every_instruction_set_builds_the_same_masks(level: int, isa: str, tmp_p
     lower = built_with(isa, tmp_path)
     assert int(lower[0]) == level
     same(lower[1:], best[1:])
+
+
+def test_docstring_examples() -> None:
+    result = doctest.testmod(grid_ops, optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0 and result.attempted > 30
