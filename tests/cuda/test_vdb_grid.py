@@ -15,6 +15,7 @@ from typing import Any
 import grid_reference as reference
 import pytest
 import torch
+from fieldline.cuda import library
 from fieldline.cuda.vdb import grid_ops
 from fieldline.cuda.vdb.grid_ops import Masks
 from hypothesis import given
@@ -379,12 +380,63 @@ SAMPLED = Case(
     ),
 )
 
+
+def triangle_input(generator: torch.Generator, n: int = 12, reach: int = 5) -> Inputs:
+    """Corners at multiples of 1/8, for which double arithmetic is exact; many touch faces."""
+    triangles = torch.randint(-8, 8 * reach + 9, (n, 3, 3), generator=generator).double() / 8
+    if n >= 6:
+        triangles[0] = triangles[0].floor()  # corners of voxels
+        triangles[1, :, 2] = 2.0  # in the plane of faces
+        triangles[2, 2] = triangles[2, 1]  # a segment
+        triangles[3] = triangles[3, :1].clone()  # a point
+        triangles[4, 2] = 2 * triangles[4, 1] - triangles[4, 0]  # in one line
+        triangles[5] += 100  # outside
+    return {"triangles": triangles, "resolution": (reach, reach - 1, reach)}
+
+
+def triangles_agree(
+    outputs: list[Tensor], expected: list[Tensor], inputs: Inputs, dtype: torch.dtype
+) -> None:
+    """A triangle's voxels may come in any order, but each triangle's after those before it."""
+    rows, total = outputs
+    assert int(total) == len(rows) == sum(len(part) for part in expected)
+    for part in expected:
+        mine, rows = rows[: len(part)], rows[len(part) :]
+        assert sorted(mine.tolist()) == sorted(part.tolist())
+
+
+TRIANGLES = Case(
+    name="triangles",
+    op=lambda triangles, resolution: library.ops().vdb_triangle_voxels(
+        triangles, resolution, 1 << 30
+    ),
+    reference=lambda triangles, resolution: [
+        torch.tensor(sorted(voxels), dtype=torch.int32).reshape(-1, 3)
+        for voxels in reference.triangle_voxels(triangles, resolution)
+    ],
+    variants={
+        "some": triangle_input,
+        "more": partial(triangle_input, n=40, reach=4),
+        "one": partial(triangle_input, n=1),
+        "none": partial(triangle_input, n=0),
+        "large": partial(triangle_input, n=300, reach=200),
+    },
+    large=("large",),
+    dtypes=(torch.float64,),
+    compare=triangles_agree,
+    errors=(
+        Error("shape", {"triangles": torch.zeros(2, 3).double()}, RuntimeError, r"\[\*, 3, 3\]"),
+        Error("dtype", {"triangles": torch.zeros(2, 3, 3)}, RuntimeError, "expected dtype code"),
+    ),
+)
+
 CASES = [
     *(BUILD, TO_DENSE, COORDINATES, LISTED, OFFSETS, INDEX),
     *COMBINED,
     *MORPHED,
     *RESAMPLED,
     SAMPLED,
+    TRIANGLES,
 ]
 
 

@@ -15,7 +15,6 @@ from fieldline.cuda.vdb import grid_ops
 from fieldline.representations.vdb import VDBGrid
 from hypothesis import given
 from hypothesis import strategies as st
-from op_harness import running_on
 from torch import Tensor
 
 import fieldline as fl
@@ -313,31 +312,6 @@ def test_points_and_their_voxels() -> None:
     assert set(as_dict(grid)) == wanted
     assert grid.sample(points, order=0).all()
     assert grid.voxel_size == (0.25, 0.25, 0.25)
-
-
-def eighths(*shape: int, reach: int, seed: int) -> Tensor:
-    """Multiples of 1/8, for which double arithmetic is exact; many on faces and edges."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 8 * reach + 1, shape, generator=generator).double() / 8
-
-
-@pytest.mark.parametrize("backend", ["cpu", "emulated"])
-@pytest.mark.parametrize("seed", range(4))
-def test_triangles_meet_the_voxels_that_they_meet(backend: str, seed: int) -> None:
-    triangles = eighths(8, 3, 3, reach=5, seed=seed)
-    triangles[0] = triangles[0].floor()  # corners of voxels
-    triangles[1, :, 2] = 2.0  # in the plane of faces
-    triangles[2, 2] = triangles[2, 1]  # a segment
-    triangles[3] = triangles[3, :1]  # a point
-    triangles[4, 2] = 2 * triangles[4, 1] - triangles[4, 0]  # in one line, past the grid
-    with running_on(backend):
-        rows = grid_ops.triangle_voxels(triangles, (5, 4, 5))
-    wanted = reference.triangle_voxels(triangles, (5, 4, 5))
-    found = rows.tolist()
-    for voxels in wanted:
-        mine, found = found[: len(voxels)], found[len(voxels) :]
-        assert {tuple(v) for v in mine} == voxels
-    assert not found
 
 
 def test_real_mesh_is_covered(data_dir: Path) -> None:
