@@ -128,7 +128,8 @@ def _metadata(tree: VDBTree) -> dict[str, Metadatum]:
         entries["name"] = Metadatum("string", tree.name)
     if tree.grid_class in OPENVDB_CLASSES and tree.grid_class != "unknown":
         entries["class"] = Metadatum("string", tree.grid_class)
-    entries["is_saved_as_half_float"] = Metadatum("bool", tree.half)
+    if tree.half:
+        entries["is_saved_as_half_float"] = Metadatum("bool", True)
     box = tree.bounds()
     low, high = box if box is not None else ((0, 0, 0), (0, 0, 0))
     entries["file_bbox_min"] = Metadatum("vec3i", low)

@@ -97,7 +97,7 @@ def tiles_in_node(
 
 
 def join_tiles(parts: list[VDBTiles]) -> VDBTiles:
-    """Put sets of tiles together.
+    """Put sets of tiles together, sorted by place.
 
     Args:
         parts: At least one.
@@ -105,11 +105,13 @@ def join_tiles(parts: list[VDBTiles]) -> VDBTiles:
     Returns:
         All tiles.
     """
+    origins = np.concatenate([part.origins for part in parts])
+    order = _sort_keys(origins)
     return VDBTiles(
-        np.concatenate([part.origins for part in parts]),
-        np.concatenate([part.log2_edges for part in parts]),
-        np.concatenate([part.values for part in parts]),
-        np.concatenate([part.active for part in parts]),
+        origins[order],
+        np.concatenate([part.log2_edges for part in parts])[order],
+        np.concatenate([part.values for part in parts])[order],
+        np.concatenate([part.active for part in parts])[order],
     )
 
 
