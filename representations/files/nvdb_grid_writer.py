@@ -144,6 +144,8 @@ class _GridWriter:
 
     def _put(self, rows: np.ndarray, at: int, values: np.ndarray) -> None:
         """Write values into each row of bytes."""
+        if len(rows) == 0:
+            return
         values = np.ascontiguousarray(values)
         data = values.reshape(len(rows), -1).view(np.uint8)
         rows[:, at : at + data.shape[1]] = data
@@ -171,7 +173,7 @@ class _GridWriter:
             self._indices(rows)
         else:
             self._extremes(rows, layout.leaf_stats_at, stats)
-            self._put(rows, layout.values_at, self.values.reshape(n, -1))
+            self._put(rows, layout.values_at, self.values)
 
     def _indices(self, rows: np.ndarray) -> None:
         new = self.version >= NEW_INDICES
@@ -191,6 +193,8 @@ class _GridWriter:
         self, level: NodeLevel, stats: NodeStats, start: int, below: int, child_bytes: int
     ) -> None:
         layout, bits, n = self.layout, SLOT_BITS[level.log2], len(level)
+        if n == 0:
+            return
         size = layout.node_bytes(bits)
         rows = self.data[start : start + n * size].reshape(n, size)
         # A box that holds nothing still says where the node is.

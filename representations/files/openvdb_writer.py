@@ -162,7 +162,7 @@ def _value_bytes(value: np.ndarray) -> bytes:
 
 def _root_tile_bytes(tiles: VDBTiles) -> bytes:
     return b"".join(
-        origin.astype("<i4").tobytes() + _value_bytes(value) + bytes([active])
+        origin.astype("<i4").tobytes() + _value_bytes(value) + bytes([bool(active)])
         for origin, value, active in zip(tiles.origins, tiles.values, tiles.active)
     )
 
