@@ -228,7 +228,7 @@ def write_transform(matrix: np.ndarray) -> bytes:
     scale, move = np.diag(matrix)[:3], matrix[:3, 3]
     plain = np.eye(4)
     plain[:3, 3], plain[np.arange(3), np.arange(3)] = move, scale
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", divide="ignore"):
         inverse = np.concatenate((1 / scale, 1 / scale**2, 0.5 / scale)) if scale.all() else scale
     if not np.array_equal(plain, matrix) or not np.isfinite(inverse).all():
         return write_string("AffineMap") + matrix.T.astype("<f8").tobytes()

@@ -61,6 +61,26 @@ def slots_of(log2: int, origins: np.ndarray) -> np.ndarray:
     return (xyz[..., 0] << 2 * bits) | (xyz[..., 1] << bits) | xyz[..., 2]
 
 
+def same_bits(values: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Tell which values are one value to the bit, so that NaN and -0 are values of their own.
+
+    Args:
+        values: [n, *channels].
+        other: [*channels] or [n, *channels], of the same type.
+
+    Returns:
+        bool [n].
+
+    Example:
+        >>> same_bits(np.array([0.0, -0.0, np.nan]), np.array(np.nan)).tolist()
+        [False, False, True]
+    """
+    word = f"u{values.dtype.itemsize}"
+    a, b = np.ascontiguousarray(values), np.ascontiguousarray(other).reshape(np.shape(other))
+    equal = a.view(word) == b.view(word)
+    return equal.all(axis=-1) if np.ndim(values) > 1 else equal
+
+
 def tiles_in_node(
     log2: int,
     origin: np.ndarray,
@@ -82,11 +102,7 @@ def tiles_in_node(
     Returns:
         The tiles.
     """
-    other = values != background
-    # Minus zero and NaN are values of their own.
-    other |= np.signbit(values) != np.signbit(background) if values.dtype.kind == "f" else False
-    if other.ndim > 1:
-        other = other.any(axis=-1)
+    other = ~same_bits(values, background)
     slots = np.flatnonzero((other | active) & ~children)
     return VDBTiles(
         slot_origins(log2, origin, slots).reshape(-1, 3),

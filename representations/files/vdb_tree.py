@@ -215,6 +215,11 @@ class VDBTree:
         high = np.concatenate((highs[some], top))
         return tuple(low.min(0).tolist()), tuple(high.max(0).tolist())
 
+    @property
+    def voxel_size(self) -> list[float]:
+        """World lengths of a voxel's edges."""
+        return np.linalg.norm(self.transform[:3, :3], axis=0).tolist()
+
     def with_channel(self, name: str) -> VDBTree:
         """Replace the indices of an index grid by the values they point at.
 

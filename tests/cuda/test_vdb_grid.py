@@ -8,13 +8,10 @@ from functools import partial
 from typing import Any
 
 import grid_reference as reference
-import pytest
 import torch
 from fieldline.cuda.vdb import grid_ops
 from fieldline.cuda.vdb.grid_ops import Masks
-from hypothesis import given
-from hypothesis import strategies as st
-from op_harness import Case, Error, Inputs, parametrize, running_on
+from op_harness import Case, Error, Inputs, parametrize
 from torch import Tensor
 
 BACKENDS = ("cpu", "emulated")

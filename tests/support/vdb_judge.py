@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-PACKAGES = "python3-openvdb libopenvdb-tools libnanovdb-tools"
+PACKAGES = "python3-openvdb libopenvdb-tools libnanovdb-tools libnanovdb-dev"
 TOOLS = ("vdb_print", "nanovdb_convert", "nanovdb_print", "nanovdb_validate")
 _PYTHON = "/usr/bin/python3"
 
@@ -59,8 +59,11 @@ def require_openvdb() -> None:
     """Skip, or fail in CI, without Debian's tools."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     probe = [_PYTHON, "-c", "import pyopenvdb"]
-    if not Path(_PYTHON).exists() or subprocess.run(probe, capture_output=True).returncode:
+    has_python = Path(_PYTHON).exists()
+    if not has_python or subprocess.run(probe, capture_output=True, check=False).returncode:
         missing.append("pyopenvdb")
+    if not Path("/usr/include/nanovdb/NanoVDB.h").exists():
+        missing.append("NanoVDB.h")
     if missing:
         message = f"no {', '.join(missing)}: apt install {PACKAGES}"
         if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
@@ -105,3 +108,39 @@ def openvdb_contents(
 def openvdb_run(program: str, *arguments: str | Path) -> str:
     """Run a program in the Python that has pyopenvdb."""
     return run(_PYTHON, "-c", program, *arguments)
+
+
+def build_probe(folder: Path) -> Path:
+    """Compile the program that asks NanoVDB's headers about a file."""
+    program = folder / "probe"
+    source = Path(__file__).with_name("nanovdb_probe.cpp")
+    run(os.environ.get("CXX", "g++"), "-std=c++17", "-O1", "-w", source, "-o", program)
+    return program
+
+
+def nanovdb_contents(
+    program: Path, path: Path, voxels: np.ndarray
+) -> list[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
+    """What NanoVDB finds in a .nvdb file.
+
+    Args:
+        program: From `build_probe`.
+        path: The file.
+        voxels: int [n, 3], those to look at.
+
+    Returns:
+        For each grid: facts, whether each voxel is active, and its value's components.
+    """
+    asked = "".join(f"{x} {y} {z}\n" for x, y, z in voxels.tolist())
+    result = subprocess.run(
+        [program, path], input=asked, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    grids = []
+    for part in result.stdout.split("grid ")[1:]:
+        head, *lines = part.strip().split("\n")
+        active, valid, *box = map(int, head.split())
+        facts = {"active": active, "valid": bool(valid), "box": box}
+        rows = np.array([list(map(float, line.split())) for line in lines])
+        grids.append((facts, rows[:, 0] != 0, rows[:, 1:]))
+    return grids
