@@ -54,12 +54,12 @@ def sample_tree(value_type: str, seed: int = 0, leaves: int = 30) -> VDBTree:
         pairs = (
             (background, background),
             (minus, minus),
-            (values[4, 0], values[4, 0]),
+            (values[4 % n, 0], values[4 % n, 0]),
             (background, minus),
-            (background, values[6, 0]),
-            (values[7, 1], values[7, 0]),
+            (background, values[6 % n, 0]),
+            (values[7 % n, 1], values[7 % n, 0]),
         )
-        for leaf, (a, b) in enumerate(pairs, start=2):
+        for leaf, (a, b) in zip(range(2, n), pairs):
             off = ~bits[leaf]
             which = (rng.random(int(off.sum())) < 0.5).reshape(-1, *(1 for _ in kind.shape))
             values[leaf][off] = np.where(which, a, b)
