@@ -17,7 +17,7 @@ from .nvdb_layout import HEAD_BYTES, NEW_CHECKSUMS, NO_CHECKSUM, Version
 _AFTER_CHECKSUM = 16
 _BLOCK = 4096
 
-Nodes = Iterable[np.ndarray | memoryview]
+Nodes = Iterable[memoryview]
 
 
 def checksums(

@@ -138,7 +138,7 @@ class _GridWriter:
         self._tree(tree)
         self._head(head, box)
         head["checksum"][0] = checksums(
-            self.version, memoryview(self.data), self.root_end, self._node_bytes()
+            self.version, self.data.data, self.root_end, self._node_bytes()
         )
         return GridBytes(self.data, head[0], tree[0], box)
 
@@ -297,14 +297,14 @@ class _GridWriter:
         }
         return GRID_CLASSES.index(name) if fits.get(name, False) else 0
 
-    def _node_bytes(self) -> list[np.ndarray]:
+    def _node_bytes(self) -> list[memoryview]:
         parts = []
         for start, end, size in (
             (self.uppers, self.lowers, self.layout.node_bytes(SLOT_BITS[UPPER])),
             (self.lowers, self.leaves, self.layout.node_bytes(SLOT_BITS[LOWER])),
             (self.leaves, self.blind, self.layout.leaf_bytes),
         ):
-            parts += [self.data[at : at + size] for at in range(start, end, size)]
+            parts += [self.data[at : at + size].data for at in range(start, end, size)]
         return parts
 
 

@@ -56,7 +56,7 @@ def read_nvdb(
         ValueError: If a name is not in the file.
 
     Example:
-        >>> from .nvdb_writer import write_nvdb
+        >>> from fieldline.representations.files.nvdb_writer import write_nvdb
         >>> write_nvdb([VDBTree.empty("float")], tmp_path / "a.nvdb")
         >>> read_nvdb(tmp_path / "a.nvdb")[0].value_type
         'float'

@@ -55,7 +55,7 @@ def leaf_stats(
         Their statistics.
     """
     low, high = leaf_boxes(origins, active)
-    some = active.any(axis=1)
+    some = np.asarray(active.any(axis=1))
     minimum = maximum = np.zeros(len(origins), kind.dtype)
     if has_extremes(kind):
         # fmin passes over NaN.

@@ -219,22 +219,21 @@ class _GridReader:
 
     def _node_bytes(
         self, uppers: np.ndarray, lowers: np.ndarray, leaves: np.ndarray
-    ) -> Iterator[np.ndarray]:
+    ) -> Iterator[memoryview]:
         for log2, places in ((UPPER, uppers), (LOWER, lowers)):
             size = self.layout.node_bytes(SLOT_BITS[log2])
             # The nodes' order in memory is the one that counts.
             for at in np.sort(places).tolist():
-                yield self.data[at : at + size]
+                yield self.reader.data[at : at + size]
         for at in np.sort(leaves).tolist():
-            yield self.data[at : at + self.layout.leaf_bytes]
+            yield self.reader.data[at : at + self.layout.leaf_bytes]
 
     def _verify(
         self, root_end: int, uppers: np.ndarray, lowers: np.ndarray, leaves: np.ndarray
     ) -> None:
         stored = tuple(self.head["checksum"].tolist())
-        data = memoryview(self.reader.data)
         nodes = self._node_bytes(uppers, lowers, leaves)
-        if not matches(stored, self.version, data, root_end, nodes):
+        if not matches(stored, self.version, self.reader.data, root_end, nodes):
             shown = " ".join(f"{word:08x}" for word in stored)
             raise self.reader.fail("checksum", shown, "bytes that have another")
 

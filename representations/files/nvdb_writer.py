@@ -71,9 +71,9 @@ def write_nvdb(
     with atomic_write(path) as file:
         # The metadata is known once the grids are packed; its size is known now.
         file.write(bytes(HEADER.itemsize + metas.nbytes + sum(map(len, names))))
-        for tree, name, meta in zip(trees, names, metas):
-            content = grid_bytes(tree, number)
-            packed = _packed(memoryview(content.data), compression)
+        for i, (tree, name) in enumerate(zip(trees, names)):
+            content, meta = grid_bytes(tree, number), metas[i : i + 1]
+            packed = _packed(content.data.data, compression)
             file.writelines(packed)
             _describe(meta, content, name)
             meta["file_size"], meta["codec"] = sum(map(len, packed)), codec
@@ -84,7 +84,7 @@ def write_nvdb(
 
 
 def _describe(meta: np.ndarray, content: GridBytes, name: bytes) -> None:
-    """Repeat before the grids what each grid says about itself."""
+    """Repeat before the grids what a grid says about itself; `meta` is one row."""
     head, tree = content.head, content.tree
     meta["grid_size"], meta["voxels"] = len(content.data), tree["voxels"]
     meta["type"], meta["class"] = head["type"], head["class"]

@@ -65,8 +65,8 @@ def _metadata_value(reader: ByteReader, name: str, kind: str, size: int) -> Meta
         raise reader.fail(field, f"{struct.calcsize(format)} bytes of {kind}", f"{size} bytes")
     if kind == "bool":
         return data != b"\0"
-    values = struct.unpack(format, data)
-    return values if len(values) > 1 else values[0]
+    first, *others = struct.unpack(format, data)
+    return (first, *others) if others else first
 
 
 def write_string(text: str) -> bytes:

@@ -76,7 +76,7 @@ def read_openvdb(path: str | os.PathLike[str], *, names: Sequence[str] | None = 
         ValueError: If a name is not in the file.
 
     Example:
-        >>> from .openvdb_writer import write_openvdb
+        >>> from fieldline.representations.files.openvdb_writer import write_openvdb
         >>> write_openvdb([VDBTree.empty("float")], tmp_path / "a.vdb")
         >>> read_openvdb(tmp_path / "a.vdb")[0].value_type
         'float'

@@ -132,7 +132,10 @@ def grid_to_tree(grid: VDBGrid, *, value_type: str | None = None, half: bool = F
     places = (voxels[:, 0] & 7) << 6 | (voxels[:, 1] & 7) << 3 | voxels[:, 2] & 7
     bits = np.zeros((len(origins), 512), np.bool_)
     bits[rows, places] = True
-    background = np.broadcast_to(np.asarray(grid.background), kind.shape).astype(kind.dtype)
+    background = np.asarray(grid.background)
+    # One channel is none; one number stands for all channels.
+    background = background.reshape(()) if background.size == 1 else background
+    background = np.broadcast_to(background, kind.shape).astype(kind.dtype)
     leaves = np.empty((len(origins), 512, *kind.shape), kind.dtype)
     leaves[:] = background
     leaves[rows, places] = values

@@ -288,7 +288,7 @@ def leaf_boxes(origins: np.ndarray, bits: np.ndarray) -> tuple[np.ndarray, np.nd
     low = np.empty((len(cubes), 3), np.int64)
     high = np.empty((len(cubes), 3), np.int64)
     for axis, others in enumerate(((2, 3), (1, 3), (1, 2))):
-        some = cubes.any(axis=others)
+        some = np.asarray(cubes.any(axis=others))
         low[:, axis] = some.argmax(axis=1)
         high[:, axis] = 7 - some[:, ::-1].argmax(axis=1)
     return low + origins, high + origins
