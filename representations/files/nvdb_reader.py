@@ -56,6 +56,7 @@ def read_nvdb(
         ValueError: If a name is not in the file.
 
     Example:
+        >>> from fieldline.representations.files import VDBTree
         >>> from fieldline.representations.files.nvdb_writer import write_nvdb
         >>> write_nvdb([VDBTree.empty("float")], tmp_path / "a.nvdb")
         >>> read_nvdb(tmp_path / "a.nvdb")[0].value_type

@@ -2,7 +2,8 @@
 """From a file's grids to `VDBGrid` and back.
 
 A `VDBGrid` holds active voxels and one background, so this is where things are lost: the values of
-inactive voxels (in a level set, the minus sign inside of the band), and that tiles were tiles.
+inactive voxels, and that tiles were tiles. In a level set those values are known: inside of the
+band minus the background, which is put back when a grid of class "level_set" is written.
 Files hold a voxel's value at whole indices, `VDBGrid` at +0.5: transforms are moved by that half.
 """
 
@@ -15,6 +16,7 @@ import torch
 
 from ..vdb import VDBGrid
 from .openvdb_meta import metadatum
+from .vdb_signs import with_signs
 from .vdb_tree import MetadataValue, Metadatum, VDBTiles, VDBTree
 from .vdb_types import VALUE_TYPES, ValueType, pack_bits, value_type_of
 
@@ -112,7 +114,7 @@ def grid_to_tree(grid: VDBGrid, *, value_type: str | None = None, half: bool = F
         half: Whether a .vdb file stores real values in 16 bits; float16 values always are.
 
     Returns:
-        The grid with leaves of 8^3 voxels and no tiles.
+        The grid with leaves of 8^3 voxels, and no tiles but for the inside of a level set.
 
     Raises:
         ValueError: If it has several levels, or there is no type for its values.
@@ -140,7 +142,7 @@ def grid_to_tree(grid: VDBGrid, *, value_type: str | None = None, half: bool = F
     leaves[:] = background
     leaves[rows, places] = values
     names = {ours: theirs for theirs, ours in _CLASSES.items()}
-    return VDBTree(
+    tree = VDBTree(
         kind.name,
         background,
         origins,
@@ -153,6 +155,8 @@ def grid_to_tree(grid: VDBGrid, *, value_type: str | None = None, half: bool = F
         metadata={key: _typed(key, value) for key, value in grid.metadata.items()},
         half=(half or is_half) and kind.is_real,
     )
+    is_level_set = grid.grid_class == "level_set" and kind.is_real and kind.channels == 1
+    return with_signs(tree) if is_level_set else tree
 
 
 def _typed(key: str, value: Any) -> Metadatum:

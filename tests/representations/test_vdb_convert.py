@@ -185,6 +185,19 @@ def test_level_sets_and_shared_files(data_dir: Path) -> None:
     assert smoke.active_count == 1_049_275 and smoke.values.min().item() >= 0
 
 
+@pytest.mark.parametrize("name", ["sphere_ls_r10.vdb", "sphere_ls_half.vdb"])
+def test_the_inside_of_a_level_set_gets_its_sign_back(
+    name: str, data_dir: Path, tmp_path: Path
+) -> None:
+    """Through a VDBGrid, which knows nothing of it, to what OpenVDB had written."""
+    tree = read_vdb(data_dir / "vdb" / name)[0]
+    fl.save(fl.load(data_dir / "vdb" / name), tmp_path / "a.vdb", half=tree.half)
+    back = read_vdb(tmp_path / "a.vdb")[0]
+    assert (back.leaf_values < 0).any()
+    assert_same(replace(back, transform=tree.transform), tree)
+    np.testing.assert_allclose(back.transform, tree.transform, rtol=1e-14, atol=1e-14)
+
+
 def test_index_grids_have_their_channels_values(tmp_path: Path) -> None:
     tree = index_tree(sparse=True)
     assert tree_to_grid(tree).values.dtype == torch.int64
