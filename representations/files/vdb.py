@@ -25,15 +25,17 @@ blosc (or numcodecs).
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...errors import FileFormatError
 from ..vdb import VDBGrid
 from .nvdb_reader import is_nvdb, read_nvdb
 from .nvdb_writer import write_nvdb
+from .openvdb_backend import translated, write_through
 from .openvdb_reader import is_openvdb, read_openvdb
 from .openvdb_writer import write_openvdb
 from .vdb_convert import MAX_VOXELS, grid_to_tree, tree_to_grid
@@ -42,23 +44,33 @@ from .vdb_tree import VDBTree
 
 VDB_SUFFIXES = (".vdb", ".nvdb")
 
+Backend = Literal["native", "openvdb"]
 Grid = VDBGrid | VDBTree
 Grids = Grid | VDBFile | Sequence[Grid] | Mapping[str, Grid]
 
 
-def read_vdb(path: str | os.PathLike[str], *, names: Sequence[str] | None = None) -> VDBFile:
+def read_vdb(
+    path: str | os.PathLike[str],
+    *,
+    names: Sequence[str] | None = None,
+    backend: Backend = "native",
+) -> VDBFile:
     """Read the grids of a .vdb or .nvdb file with nothing lost; its first bytes say which it is.
 
     Args:
         path: The file.
         names: Which grids to read; default all.
+        backend: "openvdb" has the OpenVDB library read a .vdb file; only for files that are
+            trusted, and only float, bool and vec3s grids.
 
     Returns:
         The grids.
 
     Raises:
         FileFormatError: If the file is damaged, or holds what is not read.
-        ImportError: If it is packed by Blosc and no package for that is installed.
+        OSError: If OpenVDB cannot read it.
+        ImportError: If it is packed by Blosc and no package for that is installed, or there is no
+            OpenVDB for that backend.
         ValueError: If a name is not in the file.
 
     Example:
@@ -67,8 +79,12 @@ def read_vdb(path: str | os.PathLike[str], *, names: Sequence[str] | None = None
         array(1.)
     """
     path = Path(path)
+    _check_backend("read_vdb", backend)
     with path.open("rb") as file:
         head = file.read(8)
+    if is_openvdb(head) and backend == "openvdb":
+        with translated(path) as copy:
+            return read_openvdb(copy, names=names)
     if is_openvdb(head):
         return read_openvdb(path, names=names)
     if is_nvdb(head):
@@ -76,12 +92,20 @@ def read_vdb(path: str | os.PathLike[str], *, names: Sequence[str] | None = None
     raise FileFormatError(path, "magic", "that of a .vdb or .nvdb file", repr(head))
 
 
-def write_vdb(grids: Grids, path: str | os.PathLike[str], **options: Any) -> None:
+def _check_backend(function: str, backend: str) -> None:
+    if backend not in ("native", "openvdb"):
+        raise ValueError(f"{function}: backend: expected 'native' or 'openvdb', got {backend!r}")
+
+
+def write_vdb(
+    grids: Grids, path: str | os.PathLike[str], *, backend: Backend = "native", **options: Any
+) -> None:
     """Write grids as .vdb or .nvdb, as the path's suffix says.
 
     Args:
         grids: A `VDBGrid`; a list of them, or a mapping by name; or what `read_vdb` gave.
         path: The file.
+        backend: "openvdb" has the OpenVDB library write a .vdb file, packed as it does by default.
         **options: compression: "none", "zip" or "blosc" (default "zip" for .vdb, "none" for
             .nvdb). For .vdb, active_mask; for .nvdb, version: see `write_openvdb`, `write_nvdb`.
             For a `VDBGrid`, value_type and half: see `grid_to_tree`.
@@ -89,7 +113,9 @@ def write_vdb(grids: Grids, path: str | os.PathLike[str], **options: Any) -> Non
     Raises:
         ValueError: If the format does not hold such values, or the suffix is another.
         TypeError: If something is no grid.
-        ImportError: If Blosc is asked for and not installed.
+        ImportError: If Blosc is asked for and not installed, or there is no OpenVDB for that
+            backend.
+        OSError: If OpenVDB cannot write it.
 
     Example:
         >>> import torch
@@ -99,6 +125,7 @@ def write_vdb(grids: Grids, path: str | os.PathLike[str], **options: Any) -> Non
         >>> [(tree.name, tree.half) for tree in read_vdb(tmp_path / "smoke.vdb")]
         [('smoke', True)]
     """
+    _check_backend("write_vdb", backend)
     suffix = Path(path).suffix.lower()
     if suffix not in VDB_SUFFIXES:
         raise ValueError(f"write_vdb: path: expected a suffix of {VDB_SUFFIXES}, got {suffix!r}")
@@ -111,8 +138,15 @@ def write_vdb(grids: Grids, path: str | os.PathLike[str], **options: Any) -> Non
     else:
         several = grids if isinstance(grids, list | tuple) else [grids]
         content = [_as_tree(grid, made) for grid in several]
-    write = write_openvdb if suffix == ".vdb" else write_nvdb
-    write(content, path, **options)
+    if suffix == ".nvdb":
+        write_nvdb(content, path, **options)
+    elif backend == "native":
+        write_openvdb(content, path, **options)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            ours = Path(folder) / "grids.vdb"
+            write_openvdb(content, ours, **options)
+            write_through(ours, path)
 
 
 def _as_tree(grid: object, made: dict[str, Any]) -> VDBTree:

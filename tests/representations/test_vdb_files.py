@@ -260,6 +260,21 @@ def test_without_blosc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir
     read_vdb(data_dir / "vdb" / "sphere_ls_r10_zip.vdb")
 
 
+def test_without_openvdb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("openvdb", "pyopenvdb"):
+        monkeypatch.setitem(sys.modules, name, None)
+    write_vdb(sample_tree("float"), tmp_path / "a.vdb")
+    for use in (
+        lambda: read_vdb(tmp_path / "a.vdb", backend="openvdb"),
+        lambda: write_vdb(sample_tree("float"), tmp_path / "b.vdb", backend="openvdb"),
+    ):
+        with pytest.raises(ImportError, match="python3-openvdb"):
+            use()
+    with pytest.raises(ValueError, match="backend: expected 'native' or 'openvdb', got 'other'"):
+        read_vdb(tmp_path / "a.vdb", backend="other")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.vdb"]
+
+
 # -- the shared files ------------------------------------------------------------------------------
 
 

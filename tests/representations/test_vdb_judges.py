@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,30 @@ def test_we_read_metadata_rotations_tiles_and_instances(tmp_path: Path) -> None:
     for old, new in zip(before, vdb_judge.openvdb_contents(tmp_path / "again.vdb", low, shape)):
         assert old["metadata"] == new["metadata"] and old["nodes"] == new["nodes"]
         np.testing.assert_array_equal(old["active_values"], new["active_values"])
+
+
+@pytest.fixture
+def openvdb_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVDB's module in our Python, if it was built for this version."""
+    monkeypatch.syspath_prepend("/usr/lib/python3/dist-packages")
+    tag = f"cpython-{sys.version_info[0]}{sys.version_info[1]}"
+    if not any(
+        tag in path.name for path in Path("/usr/lib/python3/dist-packages").glob("pyopenvdb*")
+    ):
+        pytest.skip(f"pyopenvdb is built for another Python than {tag}")
+
+
+@pytest.mark.usefixtures("openvdb_backend")
+def test_the_openvdb_backend(data_dir: Path, tmp_path: Path) -> None:
+    source = data_dir / "vdb" / "multi_bool_vec3_float.vdb"
+    for tree in read_vdb(source):
+        assert_same(read_vdb(source, backend="openvdb")[tree.name], tree)
+    tree = in_order(sample_tree("float"))
+    write_vdb(tree, tmp_path / "a.vdb", backend="openvdb")
+    assert_same(read_vdb(tmp_path / "a.vdb")[0], tree)
+    with pytest.raises(OSError, match="OpenVDB cannot translate it"):
+        write_vdb(sample_tree("vec3i"), tmp_path / "b.vdb", backend="openvdb")
+    assert not (tmp_path / "b.vdb").exists()
 
 
 # -- .nvdb -----------------------------------------------------------------------------------------
