@@ -52,8 +52,8 @@ class Masks(NamedTuple):
 
     def to(self, device: torch.device | str) -> Masks:
         """The same masks on a device."""
-        tensors = (t.to(device) for t in (self.tops, self.nodes, self.leaves))
-        return Masks(*tensors, self.resolution)
+        tops, nodes, leaves = (t.to(device) for t in self[:3])
+        return Masks(tops, nodes, leaves, self.resolution)
 
 
 def top_counts(resolution: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -94,6 +94,10 @@ def _checked_coordinates(name: str, coordinates: Tensor) -> None:
         )
 
 
+def _masks(tensors: tuple[Tensor, Tensor, Tensor], resolution: tuple[int, int, int]) -> Masks:
+    return Masks(tensors[0], tensors[1], tensors[2], resolution)
+
+
 def _fake_masks(like: Tensor, levels: Any, resolution: Any) -> tuple[Tensor, Tensor, Tensor]:
     context = torch.library.get_ctx()
     n_nodes, n_leaves = context.new_dynamic_size(), context.new_dynamic_size()
@@ -103,6 +107,82 @@ def _fake_masks(like: Tensor, levels: Any, resolution: Any) -> tuple[Tensor, Ten
         like.new_empty((n_nodes, 2), dtype=torch.int64),
         like.new_empty((n_leaves,), dtype=torch.int64),
     )
+
+
+def check_masks(masks: Masks) -> None:
+    """Holds masks that came from elsewhere to the layout, so that the operators may trust them.
+
+    The operators check shapes, but follow the words of the masks without looking.
+
+    Args:
+        masks: The masks.
+
+    Raises:
+        TypeError: A dtype is another.
+        ValueError: A shape or device is another, a child does not lie where its parent says, an
+            empty child is stored, or a voxel lies outside the resolution.
+
+    Example:
+        >>> masks = build_masks(torch.ones(2, 2, 2, dtype=torch.bool))
+        >>> check_masks(masks)
+        >>> check_masks(masks._replace(leaves=masks.leaves[:0]))
+        Traceback (most recent call last):
+        ...
+        ValueError: check_masks: leaves: expected 1, the bits of all nodes, got 0
+    """
+    _check_mask_tensors(masks)
+    used = masks.tops.reshape(-1, 2)
+    used = used[used[:, 0] != 0]
+    _check_children("tops", used, "nodes", masks.nodes.shape[0])
+    _check_children("nodes", masks.nodes, "leaves", masks.leaves.shape[0])
+    for name, words in (("nodes", masks.nodes[:, 0]), ("leaves", masks.leaves)):
+        if bool((words == 0).any()):
+            raise ValueError(f"check_masks: {name}: expected no empty ones, got a mask of 0")
+    origins = leaf_origins(masks)
+    size = torch.tensor(masks.resolution, device=masks.device)
+    edge = (origins[:, 1:] + 4 > size).any(1)
+    words = masks.leaves[edge]
+    rows = ops().vdb_coordinates(words, ops().vdb_leaf_offsets(words), origins[edge])
+    if bool((rows[:, 1:] >= size).any()):
+        raise ValueError(
+            f"check_masks: leaves: expected voxels below the resolution {list(masks.resolution)}, "
+            f"got {rows[(rows[:, 1:] >= size).any(1)][0, 1:].tolist()}"
+        )
+
+
+def _check_mask_tensors(masks: Masks) -> None:
+    resolution = _checked_resolution("check_masks", masks.resolution, max(masks.tops.shape[0], 1))
+    shapes = {
+        "tops": (masks.tops.shape[0], *top_counts(resolution), 2),
+        "nodes": (masks.nodes.shape[0] if masks.nodes.dim() else 0, 2),
+        "leaves": (masks.leaves.numel(),),
+    }
+    for name, shape in shapes.items():
+        tensor = getattr(masks, name)
+        if tensor.dtype != torch.int64:
+            raise TypeError(f"check_masks: {name}: expected int64, got {tensor.dtype}")
+        if tuple(tensor.shape) != shape or tensor.device != masks.device:
+            raise ValueError(
+                f"check_masks: {name}: expected shape {list(shape)} on {masks.device}, "
+                f"got {list(tensor.shape)} on {tensor.device}"
+            )
+    if masks.levels < 1:
+        raise ValueError("check_masks: tops: expected 1 level or more, got 0")
+
+
+def _check_children(name: str, parents: Tensor, children: str, count: int) -> None:
+    """Children lie in the order of their parents, one for each bit."""
+    starts = ops().vdb_leaf_offsets(parents[:, 0].contiguous())
+    if int(starts[-1]) != count:
+        raise ValueError(
+            f"check_masks: {children}: expected {int(starts[-1])}, the bits of all {name}, "
+            f"got {count}"
+        )
+    if not torch.equal(parents[:, 1], starts[:-1]):
+        raise ValueError(
+            f"check_masks: {name}: expected the first children at the sums of bits before, "
+            f"got others"
+        )
 
 
 @torch.no_grad()
@@ -134,7 +214,7 @@ def build_masks(dense: Tensor) -> Masks:
     if dense.dim() == 3:
         dense = dense.unsqueeze(0)
     resolution = _checked_resolution("build_masks", dense.shape[1:], dense.shape[0])
-    return Masks(*ops().vdb_build(dense), resolution)
+    return _masks(ops().vdb_build(dense), resolution)
 
 
 def _build_fake(dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,7 +269,7 @@ def masks_from_coordinates(
     """
     _checked_coordinates("masks_from_coordinates", coordinates)
     resolution = _checked_resolution("masks_from_coordinates", resolution, levels)
-    return Masks(*ops().vdb_from_coordinates(coordinates, levels, resolution), resolution)
+    return _masks(ops().vdb_from_coordinates(coordinates, levels, resolution), resolution)
 
 
 def _from_coordinates_fake(
@@ -328,7 +408,7 @@ def _checked_pair(name: str, a: Masks, b: Masks) -> None:
 
 def _combine(name: str, a: Masks, b: Masks, operation: int) -> Masks:
     _checked_pair(name, a, b)
-    return Masks(*ops().vdb_combine(*a[:3], *b[:3], a.resolution, operation), a.resolution)
+    return _masks(ops().vdb_combine(*a[:3], *b[:3], a.resolution, operation), a.resolution)
 
 
 @torch.no_grad()
@@ -417,7 +497,7 @@ def _morph(name: str, masks: Masks, neighbours: int, iterations: int, erode: boo
         raise ValueError(f"{name}: iterations: expected 0 or more, got {iterations}")
     for _ in range(iterations):
         tensors = ops().vdb_morph(*masks[:3], masks.resolution, neighbours, erode)
-        masks = Masks(*tensors, masks.resolution)
+        masks = _masks(tensors, masks.resolution)
     return masks
 
 
@@ -506,8 +586,8 @@ def coarsen_masks(masks: Masks, factor: int = 2, *, every: bool = False) -> Mask
     """
     factor = _checked_factor("coarsen_masks", factor)
     x, y, z = (-(-n // factor) for n in masks.resolution)
-    return Masks(
-        *ops().vdb_resample(*masks[:3], masks.resolution, factor, 1 if every else 0), (x, y, z)
+    return _masks(
+        ops().vdb_resample(*masks[:3], masks.resolution, factor, 1 if every else 0), (x, y, z)
     )
 
 
@@ -534,7 +614,7 @@ def refine_masks(masks: Masks, factor: int = 2) -> Masks:
     sizes = _checked_resolution(
         "refine_masks", [n * factor for n in masks.resolution], masks.levels
     )
-    return Masks(*ops().vdb_resample(*masks[:3], masks.resolution, factor, 2), sizes)
+    return _masks(ops().vdb_resample(*masks[:3], masks.resolution, factor, 2), sizes)
 
 
 def _resample_fake(

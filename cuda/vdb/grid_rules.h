@@ -81,9 +81,28 @@ struct Resample {
     }
   }
 
+  // A voxel has one above it; where the factor is a power of two, a leaf's all lie in one leaf.
+  FL_HD uint64_t refined_leaf(const Place& p) const {
+    const bool one_leaf = (factor & (factor - 1)) == 0;
+    const Place above{p.level, p.x / factor, p.y / factor, p.z / factor};
+    const uint64_t word = one_leaf ? word_at<Height::leaf>(m, above) : 0;
+    if (one_leaf && word == 0) return 0;
+    uint64_t found = 0;
+    for (int bit = 0; bit < 64; ++bit) {
+      const int x = (p.x + bit_x(bit)) / factor, y = (p.y + bit_y(bit)) / factor,
+                z = (p.z + bit_z(bit)) / factor;
+      const bool active = one_leaf ? has_bit(word, child_bit(x, y, z))
+                                   : x < m.resolution[0] && y < m.resolution[1] &&
+                                         z < m.resolution[2] && is_active(m, p.level, x, y, z);
+      found |= static_cast<uint64_t>(active) << bit;
+    }
+    return found;
+  }
+
   template <Height H>
   FL_HD uint64_t word(const Place& p) const {
     constexpr int edge = edge_of(H) / 4;
+    if (H == Height::leaf && kind == Resampling::refine) return refined_leaf(p);
     uint64_t found = 0;
     for (uint64_t left = inside_word<H>(shape.resolution, p); left != 0; left &= left - 1) {
       const int bit = lowest_bit(left);

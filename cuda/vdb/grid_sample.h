@@ -47,11 +47,22 @@ FL_HD Cell<T> find_cell(const Masks& m, const int64_t* leaf_offsets, int level, 
     base[d] = static_cast<int>(floor);
     cell.fraction[d] = near ? x - floor : T(0);
   }
+  for (int c = 0; c < 8; ++c) cell.index[c] = -1;
+  if (!near) return cell;
+  // A leaf is looked up once for all corners in it: two along an axis if the cell crosses its end.
+  const int crossing = ((base[0] & 3) == 3) << 2 | ((base[1] & 3) == 3) << 1 | ((base[2] & 3) == 3);
+  int64_t leaves[8];
   for (int c = 0; c < 8; ++c) {
-    cell.index[c] = near ? value_index(m, leaf_offsets, level, base[0] + (c >> 2),
-                                       base[1] + (c >> 1 & 1), base[2] + (c & 1))
-                         : -1;
-    cell.any = cell.any || cell.index[c] >= 0;
+    const int x = base[0] + (c >> 2), y = base[1] + (c >> 1 & 1), z = base[2] + (c & 1);
+    leaves[c] = (c & crossing) != c                ? leaves[c & crossing]
+                : is_inside(m.resolution, x, y, z) ? find_leaf(m, level, x, y, z)
+                                                   : -1;
+    if (leaves[c] < 0) continue;
+    const uint64_t word = m.leaves[leaves[c]];
+    const int bit = child_bit(x, y, z);
+    if (!has_bit(word, bit)) continue;
+    cell.index[c] = leaf_offsets[leaves[c]] + rank_below(word, bit);
+    cell.any = true;
   }
   return cell;
 }

@@ -35,9 +35,7 @@ struct Masks {
   int top_count[3];  // ceil(resolution / 64)
 };
 
-FL_HD int child_bit(int x, int y, int z) {
-  return ((x & 3) << 4) | ((y & 3) << 2) | (z & 3);
-}
+FL_HD int child_bit(int x, int y, int z) { return ((x & 3) << 4) | ((y & 3) << 2) | (z & 3); }
 
 FL_HD int count_bits(uint64_t word) {
 #if defined(__CUDA_ARCH__)

@@ -3,18 +3,25 @@
 
 from __future__ import annotations
 
+import doctest
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grid_reference as reference
+import pytest
 import torch
+from fieldline.cuda import library
 from fieldline.cuda.vdb import grid_ops
 from fieldline.cuda.vdb.grid_ops import Masks
-from op_harness import Case, Error, Inputs, parametrize
+from hypothesis import given
+from hypothesis import strategies as st
+from op_harness import Case, Error, Inputs, parametrize, running_on, threads
 from torch import Tensor
-
-BACKENDS = ("cpu", "emulated")
 
 
 def random_dense(
@@ -53,7 +60,9 @@ BUILD = Case(
         "aligned": partial(dense_input, size=(4, 8, 128)),
         "empty": partial(dense_input, share=0.0),
         "full": partial(dense_input, size=(20, 20, 64), share=1.0),
+        "large": partial(dense_input, size=(200, 190, 270), share=0.01),
     },
+    large=("large",),
     dtypes=(torch.float32,),
     compare=lambda outputs, expected, inputs, dtype: same(outputs, expected),
     errors=(
@@ -371,15 +380,211 @@ SAMPLED = Case(
     ),
 )
 
+
+def triangle_input(generator: torch.Generator, n: int = 12, reach: int = 5) -> Inputs:
+    """Corners at multiples of 1/8, for which double arithmetic is exact; many touch faces."""
+    triangles = torch.randint(-8, 8 * reach + 9, (n, 3, 3), generator=generator).double() / 8
+    if n >= 6:
+        triangles[0] = triangles[0].floor()  # corners of voxels
+        triangles[1, :, 2] = 2.0  # in the plane of faces
+        triangles[2, 2] = triangles[2, 1]  # a segment
+        triangles[3] = triangles[3, :1].clone()  # a point
+        triangles[4, 2] = 2 * triangles[4, 1] - triangles[4, 0]  # in one line
+        triangles[5] += 100  # outside
+    return {"triangles": triangles, "resolution": (reach, reach - 1, reach)}
+
+
+def triangles_agree(
+    outputs: list[Tensor], expected: list[Tensor], inputs: Inputs, dtype: torch.dtype
+) -> None:
+    """A triangle's voxels may come in any order, but each triangle's after those before it."""
+    rows, total = outputs
+    assert int(total) == len(rows) == sum(len(part) for part in expected)
+    for part in expected:
+        mine, rows = rows[: len(part)], rows[len(part) :]
+        assert sorted(mine.tolist()) == sorted(part.tolist())
+
+
+TRIANGLES = Case(
+    name="triangles",
+    op=lambda triangles, resolution: library.ops().vdb_triangle_voxels(
+        triangles, resolution, 1 << 30
+    ),
+    reference=lambda triangles, resolution: [
+        torch.tensor(sorted(voxels), dtype=torch.int32).reshape(-1, 3)
+        for voxels in reference.triangle_voxels(triangles, resolution)
+    ],
+    variants={
+        "some": triangle_input,
+        "more": partial(triangle_input, n=40, reach=4),
+        "one": partial(triangle_input, n=1),
+        "none": partial(triangle_input, n=0),
+        "large": partial(triangle_input, n=300, reach=200),
+    },
+    large=("large",),
+    dtypes=(torch.float64,),
+    compare=triangles_agree,
+    errors=(
+        Error("shape", {"triangles": torch.zeros(2, 3).double()}, RuntimeError, r"\[\*, 3, 3\]"),
+        Error("dtype", {"triangles": torch.zeros(2, 3, 3)}, RuntimeError, "expected dtype code"),
+    ),
+)
+
 CASES = [
     *(BUILD, TO_DENSE, COORDINATES, LISTED, OFFSETS, INDEX),
     *COMBINED,
     *MORPHED,
     *RESAMPLED,
     SAMPLED,
+    TRIANGLES,
 ]
 
 
 @parametrize(CASES)
 def test_grid_operators(check: Callable[[], None]) -> None:
     check()
+
+
+sizes = st.tuples(*[st.integers(1, 70)] * 3)
+shares = st.sampled_from([0.0, 0.002, 0.05, 0.7, 1.0])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "emulated"])
+@given(size=sizes, levels=st.integers(1, 3), share=shares, seed=st.integers(0, 99))
+def test_every_way_leads_to_the_same_masks(
+    backend: str, size: tuple[int, int, int], levels: int, share: float, seed: int
+) -> None:
+    """Dense, lists, and set algebra: one set of voxels has one layout, and comes back whole."""
+    generator = torch.Generator().manual_seed(seed)
+    dense = torch.rand(levels, *size, generator=generator) < share
+    rows = dense.nonzero()
+    with running_on(backend):
+        masks = grid_ops.build_masks(dense)
+        grid_ops.check_masks(masks)
+        assert torch.equal(grid_ops.masks_to_dense(masks), dense)
+        listed = grid_ops.active_coordinates(masks, with_level=True).long()
+        shuffled = rows[torch.randperm(len(rows), generator=generator)]
+        offsets = grid_ops.leaf_offsets(masks)
+        index = grid_ops.value_index(masks, offsets, shuffled)
+        same(list(grid_ops.masks_from_coordinates(shuffled, size, levels)[:3]), list(masks[:3]))
+        whole = grid_ops.build_masks(torch.ones_like(dense))
+        rest = grid_ops.difference(whole, masks)
+        same(list(grid_ops.union(rest, masks)[:3]), list(whole[:3]))
+        same(list(grid_ops.intersection(whole, masks)[:3]), list(masks[:3]))
+        assert grid_ops.intersection(rest, masks).leaves.numel() == 0
+        assert torch.equal(grid_ops.masks_to_dense(rest), ~dense)
+    assert torch.equal(listed[index], shuffled)
+    assert len(listed) == len(rows) == int(offsets[-1])
+
+
+@given(size=sizes, share=shares, neighbours=st.sampled_from([6, 18, 26]), seed=st.integers(0, 99))
+def test_growing_and_shrinking_are_duals(
+    size: tuple[int, int, int], share: float, neighbours: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    dense = torch.rand(1, *size, generator=generator) < share
+    masks = grid_ops.build_masks(dense)
+    grown = grid_ops.masks_to_dense(grid_ops.dilate_masks(masks, neighbours))
+    assert torch.equal(grown, reference.dilate(dense, neighbours, 1))
+    # Outside is inactive for both, so that the dual holds for what one step from the ends hides.
+    rest = grid_ops.build_masks(~dense)
+    left = grid_ops.masks_to_dense(grid_ops.erode_masks(rest, neighbours))
+    inner = reference.erode(torch.ones_like(dense), neighbours, 1)
+    assert torch.equal(left, ~grown & inner)
+
+
+@given(size=sizes, share=shares, factor=st.integers(1, 9), seed=st.integers(0, 99))
+def test_coarser_and_finer(
+    size: tuple[int, int, int], share: float, factor: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    masks = grid_ops.build_masks(torch.rand(1, *size, generator=generator) < share)
+    fine = grid_ops.refine_masks(masks, factor)
+    assert int(grid_ops.leaf_offsets(fine)[-1]) == factor**3 * int(grid_ops.leaf_offsets(masks)[-1])
+    for every in (False, True):
+        same(list(grid_ops.coarsen_masks(fine, factor, every=every)[:3]), list(masks[:3]))
+
+
+def test_many_points_in_one_voxel_are_summed_alike_by_any_number_of_threads() -> None:
+    """The gradient to values has one order of summation, however its sum is split."""
+    generator = torch.Generator().manual_seed(0)
+    masks = grid_ops.build_masks(torch.rand(40, 40, 40, generator=generator) < 0.2)
+    offsets = grid_ops.leaf_offsets(masks)
+    values = torch.rand(int(offsets[-1]), 2, generator=generator).requires_grad_()
+    points = torch.rand(20000, 3, generator=generator) ** 4 * 40
+    weights = torch.rand(20000, 2, generator=generator)
+    found = []
+    for count in (1, 2, 3, 5):
+        with threads(count):
+            sampled = grid_ops.sample_trilinear(masks, offsets, values, points)
+            found.append(torch.autograd.grad((sampled * weights).sum(), values)[0])
+    assert all(torch.equal(gradient, found[0]) for gradient in found)
+    assert found[0].abs().max() > 20
+
+
+def broken(**parts: Tensor) -> Masks:
+    dense = torch.zeros(1, 5, 70, 5, dtype=torch.bool)
+    dense[0, 1, 2, 3] = dense[0, 1, 2, 4] = dense[0, 4, 66, 0] = True
+    return grid_ops.build_masks(dense)._replace(**parts)
+
+
+@pytest.mark.parametrize(
+    ("masks", "error", "text"),
+    [
+        (broken(leaves=torch.zeros(3)), TypeError, "leaves: expected int64"),
+        (broken(nodes=torch.zeros(2, 3).long()), ValueError, r"nodes: expected shape \[2, 2\]"),
+        (broken(tops=torch.zeros(1, 1, 1, 1, 2).long()), ValueError, "tops: expected shape"),
+        (broken(tops=torch.zeros(0, 1, 2, 1, 2).long()), ValueError, "1 level or more, got 0"),
+        (broken(nodes=torch.tensor([[3, 0], [0, 2]])), ValueError, "leaves: expected 2, the bits"),
+        (broken(nodes=torch.tensor([[7, 0], [0, 3]])), ValueError, "expected no empty ones"),
+        (broken(nodes=torch.tensor([[3, 0], [1, 9]])), ValueError, "nodes: expected the first"),
+        (broken(leaves=torch.tensor([1, 0, 1])), ValueError, "leaves: expected no empty ones"),
+        (broken(leaves=torch.tensor([1, -1, 1])), ValueError, "below the resolution"),
+        (broken(nodes=torch.tensor([[1 | 1 << 60, 0], [1, 2]])), ValueError, "below the resol"),
+    ],
+)
+def test_masks_of_strangers_are_checked(masks: Masks, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        grid_ops.check_masks(masks)
+
+
+SCRIPT = """
+import sys
+import torch
+from fieldline.cuda import library
+from fieldline.cuda.vdb import grid_ops
+
+generator = torch.Generator().manual_seed(4)
+found = []
+for size in ((9, 5, 64), (70, 6, 200), (3, 66, 129)):
+    dense = torch.rand(2, *size, generator=generator)
+    for share in (0.01, 0.9):
+        found += grid_ops.build_masks((dense < share).to(torch.uint8) * 200)[:3]
+torch.save([torch.tensor(library.ops().core_isa()), *found], sys.argv[1])
+"""
+
+
+def built_with(isa: str, folder: Path) -> list[Tensor]:
+    path = folder / f"{isa}.pt"
+    subprocess.run(
+        [sys.executable, "-P", "-c", SCRIPT, str(path)],
+        env={**os.environ, "FIELDLINE_ISA": isa},
+        check=True,
+        timeout=120,
+    )
+    return torch.load(path)
+
+
+@pytest.mark.parametrize(("level", "isa"), [(0, "baseline"), (1, "avx2")])
+def test_every_instruction_set_builds_the_same_masks(level: int, isa: str, tmp_path: Path) -> None:
+    best = built_with("best", tmp_path)
+    if int(best[0]) <= level:
+        pytest.skip(f"this machine has nothing beyond {isa}")
+    lower = built_with(isa, tmp_path)
+    assert int(lower[0]) == level
+    same(lower[1:], best[1:])
+
+
+def test_docstring_examples() -> None:
+    result = doctest.testmod(grid_ops, optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0 and result.attempted > 30
