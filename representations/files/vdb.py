@@ -38,7 +38,7 @@ from .nvdb_writer import write_nvdb
 from .openvdb_backend import translated, write_through
 from .openvdb_reader import is_openvdb, read_openvdb
 from .openvdb_writer import write_openvdb
-from .vdb_convert import MAX_VOXELS, grid_to_tree, tree_to_grid
+from .vdb_convert import MAX_TILE_VOXELS, grid_to_tree, tree_to_grid
 from .vdb_file import VDBFile
 from .vdb_tree import VDBTree
 
@@ -158,13 +158,13 @@ def _as_tree(grid: object, made: dict[str, Any]) -> VDBTree:
 
 
 def read_vdb_grids(
-    path: str | os.PathLike[str], *, max_voxels: int = MAX_VOXELS
+    path: str | os.PathLike[str], *, max_tile_voxels: int = MAX_TILE_VOXELS
 ) -> VDBGrid | dict[str, VDBGrid]:
     """Read a .vdb or .nvdb file as `load` does.
 
     Args:
         path: The file.
-        max_voxels: The most active voxels of a grid, those of tiles included.
+        max_tile_voxels: The most voxels to be made of a grid's active tiles.
 
     Returns:
         The grid, or grids by name if there is more than one (or none).
@@ -182,7 +182,7 @@ def read_vdb_grids(
     grids = {}
     for name, tree in zip(file.names, file):
         try:
-            grids[name] = tree_to_grid(tree, max_voxels=max_voxels)
+            grids[name] = tree_to_grid(tree, max_tile_voxels=max_tile_voxels)
         except ValueError as error:
             field, got = f"grid {name[:60]!r}", str(error)[:300]
             raise FileFormatError(path, field, "what a VDBGrid can hold", got) from error

@@ -20,8 +20,8 @@ from .vdb_signs import with_signs
 from .vdb_tree import MetadataValue, Metadatum, VDBTiles, VDBTree
 from .vdb_types import VALUE_TYPES, ValueType, pack_bits, value_type_of
 
-MAX_VOXELS = 1 << 26
-"""How many active voxels `tree_to_grid` makes unless told otherwise: about a gigabyte."""
+MAX_TILE_VOXELS = 1 << 24
+"""How many voxels `tree_to_grid` makes of tiles unless told otherwise; one tile may hold 2^36."""
 
 _CLASSES = {"level set": "level_set", "fog volume": "fog_volume", "staggered": "staggered"}
 _HALF_A_VOXEL = np.array(
@@ -31,7 +31,7 @@ _HALF_A_VOXEL = np.array(
 _WIDER = {"uint32": np.int64}
 
 
-def tree_to_grid(tree: VDBTree, *, max_voxels: int = MAX_VOXELS) -> VDBGrid:
+def tree_to_grid(tree: VDBTree, *, max_tile_voxels: int = MAX_TILE_VOXELS) -> VDBGrid:
     """Turn a file's grid into a `VDBGrid` of its active voxels.
 
     Active tiles become voxels. A mask, and a grid of bools that are true exactly where it is
@@ -39,25 +39,24 @@ def tree_to_grid(tree: VDBTree, *, max_voxels: int = MAX_VOXELS) -> VDBGrid:
 
     Args:
         tree: The grid.
-        max_voxels: The most active voxels, those of tiles included.
+        max_tile_voxels: The most voxels to be made of active tiles.
 
     Returns:
         The grid, on the CPU.
 
     Raises:
-        ValueError: If there are more voxels, they lie too far apart, or the transform has no
-            inverse.
+        ValueError: If there are more voxels in tiles, voxels lie too far apart, or the transform
+            has no inverse.
 
     Example:
         >>> grid = tree_to_grid(VDBTree.empty("float", 3))
         >>> grid.active_count, grid.background
         (0, 3.0)
     """
-    count = tree.active_voxels
-    if count > max_voxels:
+    if tree.tiles.voxels > max_tile_voxels:
         raise ValueError(
-            f"tree_to_grid: grid {tree.name!r}: expected at most {max_voxels} active voxels, "
-            f"got {count}, of which {tree.tiles.voxels} in tiles"
+            f"tree_to_grid: grid {tree.name!r}: expected at most {max_tile_voxels} voxels in "
+            f"active tiles, got {tree.tiles.voxels}"
         )
     if tree.value_type == "index" and len(tree.channels) == 1:
         tree = tree.with_channel(next(iter(tree.channels)))

@@ -155,10 +155,8 @@ def test_tiles_become_voxels_up_to_a_limit(data_dir: Path) -> None:
     tree = read_vdb(data_dir / "vdb" / "float_tiles_voxels.vdb")[0]
     grid = fl.load(data_dir / "vdb" / "float_tiles_voxels.vdb")
     assert grid.active_count == tree.active_voxels == 2_102_687 and grid.background == -2.5
-    with pytest.raises(
-        ValueError, match=r"at most 1000 active voxels, got 2102687, of which 20976"
-    ):
-        tree_to_grid(tree, max_voxels=1000)
+    with pytest.raises(ValueError, match=r"at most 1000 voxels in active tiles, got 20976"):
+        tree_to_grid(tree, max_tile_voxels=1000)
     back = grid_to_tree(grid)
     assert back.bounds() == tree.bounds() and back.active_voxels == tree.active_voxels
     picked = grid.coordinates()[::50_000].numpy().astype(np.int64)

@@ -434,7 +434,8 @@ def test_tiles_that_would_fill_the_memory(suffix: str, tmp_path: Path) -> None:
     write_vdb(tree, path)
     assert not read_bounded(path, fl.load)
     with pytest.raises(
-        fl.FileFormatError, match=rf"at most 67108864 active voxels, got {tree.active_voxels}"
+        fl.FileFormatError,
+        match=rf"at most 16777216 voxels in active tiles, got {tree.tiles.voxels}",
     ):
         fl.load(path)
     assert read_bounded(path, read_vdb)
