@@ -98,7 +98,7 @@ $(VENV)/.built: $(VENV)/.torch pyproject.toml $(CORE)
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.built
-	$(PIP) 'fieldline[dev,data,video,match]'
+	$(PIP) 'fieldline[dev,data,video,match,vdb]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.built

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     )
     from .representations.camera_path import CameraPath
     from .representations.cameras import Camera
-    from .representations.files import load, save
+    from .representations.files import VDBFile, VDBTree, load, read_vdb, save, write_vdb
     from .representations.gaussians import Gaussians3D
     from .representations.points import PointCloud
     from .representations.vdb import VDBGrid
@@ -54,15 +54,19 @@ _HOME = {
     "PlaneSweep": "engine.dense_init",
     "PointCloud": "representations.points",
     "RenderOutput": "tracers.splatting",
+    "VDBFile": "representations.files",
     "VDBGrid": "representations.vdb",
+    "VDBTree": "representations.files",
     "dense_init": "engine.dense_init",
     "evaluate": "engine.training",
     "fit": "engine.training",
     "fit_events": "engine.training",
     "load": "representations.files",
     "rasterization": "tracers.splatting",
+    "read_vdb": "representations.files",
     "render": "tracers.splatting",
     "save": "representations.files",
+    "write_vdb": "representations.files",
     "compat": "compat",
     "cuda": "cuda",
     "datasets": "datasets",
@@ -84,7 +88,9 @@ __all__ = [
     "PlaneSweep",
     "PointCloud",
     "RenderOutput",
+    "VDBFile",
     "VDBGrid",
+    "VDBTree",
     "__version__",
     "compat",
     "cuda",
@@ -96,10 +102,12 @@ __all__ = [
     "fit_events",
     "load",
     "rasterization",
+    "read_vdb",
     "render",
     "representations",
     "save",
     "tracers",
+    "write_vdb",
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -26,13 +27,13 @@ class Convert:
 
     def run(self) -> int:
         """Reads and writes."""
-        from ..representations.files import load, save
+        from ..representations.files import save
         from .inputs import SCENE_FILE
 
         if self.output.exists() and not self.overwrite:
             raise ValueError(f"{self.output}: is already there; add --overwrite to replace it")
         source = self.input / SCENE_FILE if self.input.is_dir() else self.input
-        thing = load(source)
+        thing = load_whole(source, self.output)
         save(thing, self.output)
         facts = {
             "input": str(source),
@@ -49,3 +50,22 @@ class Convert:
                 f"{self.output}: {count}{facts['kind']}, {facts['bytes']:,} bytes", soft_wrap=True
             )
         return 0
+
+
+def load_whole(source: Path, target: Path) -> Any:
+    """Read a file for another to be made of it.
+
+    Between two kinds of VDB files nothing is to be lost on the way, as it is in a `VDBGrid`.
+
+    Args:
+        source: The file.
+        target: What will be written.
+
+    Returns:
+        What `load` gives, or the grids of a VDB file as they are stored.
+    """
+    from ..representations.files import VDB_SUFFIXES, load, read_vdb
+
+    if all(path.suffix.lower() in VDB_SUFFIXES for path in (source, target)) and source.is_file():
+        return read_vdb(source)
+    return load(source)

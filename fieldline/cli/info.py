@@ -27,7 +27,10 @@ class Info:
         if self.json:
             print_json(facts)
         else:
-            print_facts({name.replace("_", " "): readable(value) for name, value in facts.items()})
+            grids = facts.pop("grids", {})
+            rows = {name.replace("_", " "): readable(value) for name, value in facts.items()}
+            rows |= {f"grid {name or '-'}": readable(grid) for name, grid in grids.items()}
+            print_facts(rows)
         return 0
 
 
@@ -37,7 +40,7 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: If nothing does.
     """
-    from ..representations.files import load
+    from ..representations.files import VDB_SUFFIXES, load
     from .inputs import SCENE_FILE
 
     if not path.exists():
@@ -46,7 +49,10 @@ def describe(path: Path) -> dict[str, Any]:
         return describe_run(path) if (path / SCENE_FILE).exists() else describe_photos(path)
     if path.name.startswith("transforms") and path.suffix == ".json":
         return describe_photos(path)
-    return {"path": str(path), "bytes": path.stat().st_size, **describe_object(load(path))}
+    size = {"path": str(path), "bytes": path.stat().st_size}
+    if path.suffix.lower() in VDB_SUFFIXES and path.is_file():
+        return {**size, **describe_vdb(path)}
+    return {**size, **describe_object(load(path))}
 
 
 def describe_object(thing: Any) -> dict[str, Any]:
@@ -82,6 +88,34 @@ def describe_splats(splats: Any) -> dict[str, Any]:
             "median_opacity": float(finite.opacities.detach().median()),
         }
     return facts
+
+
+def describe_vdb(path: Path) -> dict[str, Any]:
+    """The grids of a VDB file as they are stored: tiles are not made voxels to be counted."""
+    from ..representations.files import read_vdb
+
+    file = read_vdb(path)
+    return {
+        "kind": "VDB grids",
+        "grids": {name: describe_grid(t) for name, t in zip(file.names, file)},
+    }
+
+
+def describe_grid(tree: Any) -> dict[str, Any]:
+    """What a grid holds, where, and how it is stored."""
+    facts: dict[str, Any] = {
+        "values": tree.value_type,
+        "class": tree.grid_class,
+        "active_voxels": tree.active_voxels,
+        "leaves": len(tree.leaf_origins),
+        "active_tiles": int(tree.tiles.active.sum()),
+        "background": tree.background.tolist(),
+        "voxel_size": tree.voxel_size,
+    }
+    if (box := tree.bounds()) is not None:
+        facts |= {"lower_voxel": list(box[0]), "upper_voxel": list(box[1])}
+    named = {k: v.value for k, v in tree.metadata.items() if not isinstance(v.value, bytes)}
+    return {**facts, "metadata": named} if named else facts
 
 
 def describe_photos(path: Path) -> dict[str, Any]:
@@ -130,7 +164,7 @@ def readable(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {readable(item)}" for key, item in value.items())
-    if isinstance(value, list):
+        return ", ".join(f"{key.replace('_', ' ')} {readable(v)}" for key, v in value.items())
+    if isinstance(value, list | tuple):
         return ", ".join(readable(item) for item in value)
     return str(value)
