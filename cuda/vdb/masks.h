@@ -11,8 +11,9 @@
 // empty is one zero bit, as large as 64^3; nothing below it is stored or read.
 #pragma once
 
+#include <cstdint>
+
 #include "core/macros.h"
-#include "core/portable.h"
 
 namespace fl::vdb {
 
@@ -35,9 +36,7 @@ struct Masks {
   int top_count[3];  // ceil(resolution / 64)
 };
 
-FL_HD int child_bit(int x, int y, int z) {
-  return ((x & 3) << 4) | ((y & 3) << 2) | (z & 3);
-}
+FL_HD int child_bit(int x, int y, int z) { return ((x & 3) << 4) | ((y & 3) << 2) | (z & 3); }
 
 FL_HD int count_bits(uint64_t word) {
 #if defined(__CUDA_ARCH__)
