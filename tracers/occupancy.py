@@ -528,5 +528,3 @@ def _asked(
     function_name, argument = what.split(": ")
     check_tensor(function_name, argument, found, tuple(t_starts.shape), like=t_starts)
     return found
-
-

@@ -1,32 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """The occupancy estimator whose rays pass over empty space: nested masks instead of a dense grid.
 
-`VDBEstimator` is an `OccupancyEstimator` in all but how rays walk: its cells are also kept as nested
-64-bit masks, which say of whole blocks of 64^3, 16^3 and 4^3 cells that they are empty. Samples are
-the same, to the last bit.
+`VDBEstimator` is an `OccupancyEstimator` in all but how rays walk: its cells are also kept as
+nested 64-bit masks, which say of whole blocks of 64^3, 16^3 and 4^3 cells that they are empty.
+Samples are the same, to the last bit.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..cuda.vdb.grid_ops import Masks, build_masks
 from ..cuda.vdb.walk_ops import sample_masks
-from ..representations.vdb import VDBGrid
 from .occupancy import OccupancyEstimator
+
+if TYPE_CHECKING:
+    from ..representations.vdb import VDBGrid
 
 
 class VDBEstimator(OccupancyEstimator):
     """Finds where rays may meet something, passing over whole empty regions.
 
-    The masks are built from ``binaries`` when they are needed and after ``binaries`` was assigned or
-    written to, so that it may train like its parent. Writing through ``binaries.data`` cannot be
-    noticed: call `refresh` after it.
+    The masks are built from ``binaries`` when they are needed, and again after ``binaries`` was
+    assigned or written to, so that it may train like its parent. Writing through ``binaries.data``
+    cannot be noticed: call `refresh` after it.
 
     Args:
         roi_aabb: The innermost box, 6 numbers: min xyz, max xyz.
@@ -177,9 +179,7 @@ class VDBEstimator(OccupancyEstimator):
 
     def _is_current(self) -> bool:
         version = _version(self.binaries)
-        return (
-            self._source() is self.binaries and version is not None and version == self._version
-        )
+        return self._source() is self.binaries and version is not None and version == self._version
 
     def _apply(self, fn: Any, recurse: bool = True) -> VDBEstimator:
         super()._apply(fn, recurse)
