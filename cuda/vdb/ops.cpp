@@ -17,6 +17,27 @@ FL_LIBRARY_FRAGMENT(m) {
   m.def(
       "vdb_value_index(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution, "
       "Tensor leaf_offsets, Tensor coordinates) -> Tensor");
+  m.def(
+      "vdb_combine(Tensor tops, Tensor nodes, Tensor leaves, Tensor other_tops, "
+      "Tensor other_nodes, Tensor other_leaves, int[] resolution, int operation) "
+      "-> (Tensor tops, Tensor nodes, Tensor leaves)");
+  m.def(
+      "vdb_morph(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution, int neighbours, "
+      "bool erode) -> (Tensor tops, Tensor nodes, Tensor leaves)");
+  m.def(
+      "vdb_resample(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution, int factor, "
+      "int kind) -> (Tensor tops, Tensor nodes, Tensor leaves)");
+  m.def(
+      "vdb_trilinear(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution, Tensor "
+      "leaf_offsets, "
+      "Tensor values, Tensor points, Tensor background, int level) -> Tensor");
+  m.def(
+      "vdb_trilinear_backward(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution, "
+      "Tensor leaf_offsets, Tensor values, Tensor points, Tensor background, int level, "
+      "Tensor gradient, bool needs_values, bool needs_points) -> (Tensor values, Tensor points)");
+  m.def(
+      "vdb_triangle_voxels(Tensor triangles, int[] resolution, int limit) "
+      "-> (Tensor coordinates, Tensor total)");
 
   // Rays through grids: walk_ops.py.
   m.def(
