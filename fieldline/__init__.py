@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from .representations.files import load, save
     from .representations.gaussians import Gaussians3D
     from .representations.points import PointCloud
+    from .tracers.occupancy import OccupancyEstimator
+    from .tracers.ray_rendering import RayRender, render_rays
     from .tracers.splatting import RenderOutput, rasterization, render
+    from .tracers.vdb_estimator import VDBEstimator
 
     __version__: str
 
@@ -50,9 +53,12 @@ _HOME = {
     "FitProgress": "engine.training",
     "FitResult": "engine.training",
     "Gaussians3D": "representations.gaussians",
+    "OccupancyEstimator": "tracers.occupancy",
     "PlaneSweep": "engine.dense_init",
     "PointCloud": "representations.points",
+    "RayRender": "tracers.ray_rendering",
     "RenderOutput": "tracers.splatting",
+    "VDBEstimator": "tracers.vdb_estimator",
     "dense_init": "engine.dense_init",
     "evaluate": "engine.training",
     "fit": "engine.training",
@@ -60,6 +66,7 @@ _HOME = {
     "load": "representations.files",
     "rasterization": "tracers.splatting",
     "render": "tracers.splatting",
+    "render_rays": "tracers.ray_rendering",
     "save": "representations.files",
     "compat": "compat",
     "cuda": "cuda",
@@ -79,9 +86,12 @@ __all__ = [
     "FitProgress",
     "FitResult",
     "Gaussians3D",
+    "OccupancyEstimator",
     "PlaneSweep",
     "PointCloud",
+    "RayRender",
     "RenderOutput",
+    "VDBEstimator",
     "__version__",
     "compat",
     "cuda",
@@ -94,6 +104,7 @@ __all__ = [
     "load",
     "rasterization",
     "render",
+    "render_rays",
     "representations",
     "save",
     "tracers",
