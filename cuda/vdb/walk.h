@@ -303,8 +303,8 @@ FL_HD AxisInIndexSpace axis_in_index_space(const Ray& ray, int a, int cells, flo
 }
 
 // A ray in index space through the voxels 0 .. resolution - 1, between `enter` and `leave`.
-FL_HD Walk<AxisInIndexSpace> walk_in_index_space(const Ray& ray, const int* resolution,
-                                                 float enter, float leave) {
+FL_HD Walk<AxisInIndexSpace> walk_in_index_space(const Ray& ray, const int* resolution, float enter,
+                                                 float leave) {
   return {{axis_in_index_space(ray, 0, resolution[0], enter),
            axis_in_index_space(ray, 1, resolution[1], enter),
            axis_in_index_space(ray, 2, resolution[2], enter)},
@@ -379,9 +379,8 @@ FL_HD Next walk_blocks(Walk<Axis>& w, const Handle& handle) {
   for (;;) {
     const Next handled = handle(block);
     if (handled == Next::over) return Next::over;
-    const int axis = handled == Next::out
-                         ? w.crossed
-                         : first_axis(block.time[0], block.time[1], block.time[2]);
+    const int axis =
+        handled == Next::out ? w.crossed : first_axis(block.time[0], block.time[1], block.time[2]);
     const bool crossed = handled == Next::out || (axis == 0   ? cross<0>(block, w)
                                                   : axis == 1 ? cross<1>(block, w)
                                                               : cross<2>(block, w));
