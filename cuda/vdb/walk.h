@@ -3,8 +3,7 @@
 // How a ray passes through nested masks: from cell to cell, or over whole empty regions of 4^3,
 // 16^3 and 64^3 voxels. Needs no torch: kernels of users include it too (fl.cuda_include_dir()).
 //
-//     AxisInIndexSpace x, y, z;             faces at integers: times (face - origin) / direction
-//     Walk<AxisInIndexSpace> walk = ...;    see walk_in_index_space
+//     Walk<AxisInIndexSpace> walk = walk_in_index_space(ray, resolution, enter, leave);
 //     walk_masks(masks, level, walk, visitor);
 //
 // The walk visits regions in order along the ray. `visitor.empty(exit)` is told of a region without
@@ -26,6 +25,13 @@
 
 #include "core/macros.h"
 #include "vdb/masks.h"
+
+// The walk keeps its state in registers only where the functions that it is handed are inlined.
+#if defined(__CUDACC__)
+#define FL_INLINE
+#else
+#define FL_INLINE __attribute__((always_inline))
+#endif
 
 namespace fl::vdb {
 
@@ -148,51 +154,42 @@ FL_HD bool intersect(const Ray& ray, const float* box, float& enter, float& leav
 
 // --------------------------------------------------------------------------------------- the axes
 
-// Times as NerfAcc's walk has them.
+// Times as NerfAcc's walk has them: `base` for the cell `origin`, growing by `inc` up to `valid`.
 struct AxisOfSteps {
-  float next;   // when the ray leaves `cell`
-  float delta;  // from face to face
-  float inc, inv_inc;
-  int cell, last;  // the walk ends where it leaves `last`
-  int valid;       // up to this cell, times grow by `inc`
+  float base, inc, inv_inc;
+  float delta;  // from face to face, before rounding
+  int origin, valid;
+  int cell, last;  // where the ray is; the walk ends where it leaves `last`
   int mirror;
 
+  // When the ray leaves cell c, which is not beyond `valid`.
   FL_HD float at(int c) const {
-    return rounded_add(next, rounded_mul(static_cast<float>(c - cell), inc));
+    return rounded_add(base, rounded_mul(static_cast<float>(c - origin), inc));
   }
-  // The last cell, in a region of this edge, whose time `at` knows.
-  FL_HD int end_of(int edge) {
-    if (cell > valid) renew();
-    return least(cell | (edge - 1), valid);
-  }
+  // When it leaves cell c + 1, given when it leaves c.
+  FL_HD float after(float time, int) const { return rounded_add(time, delta); }
   FL_HD int guess(float time, int end) const {
-    return cell +
-           static_cast<int>(within((time - next) * inv_inc, 0.0f, static_cast<float>(end - cell)));
+    return origin + static_cast<int>(within((time - base) * inv_inc + 1.0f,
+                                            static_cast<float>(cell - origin),
+                                            static_cast<float>(end - origin)));
   }
-  FL_HD void reach(int c) {
-    next = at(c);
-    cell = c;
-  }
-  FL_HD void cross(float time, int c) {
-    next = rounded_add(time, delta);
-    cell = c + 1;
-  }
-  FL_HD void step() {
-    next = rounded_add(next, delta);
-    ++cell;
-  }
-  FL_HD void renew() {
-    const Progression p = progression_from(next, delta);
+  FL_HD void begin(float time) {
+    const Progression p = progression_from(time, delta);
+    base = time;
     inc = p.inc;
     inv_inc = p.inv_inc;
+    origin = cell;
     valid = p.last < last - cell ? cell + p.last : last;
+  }
+  FL_HD void renew() {
+    if (cell > valid) begin(rounded_add(at(valid), delta));
   }
 };
 
 // Times computed from the faces' integers.
 struct AxisInIndexSpace {
-  float next, origin, inverse, speed;
-  int cell, last;
+  float origin, inverse, speed;
+  int cell, last, valid;
   int mirror;
 
   FL_HD float at(int c) const {
@@ -200,81 +197,45 @@ struct AxisInIndexSpace {
     const int face = mirror ? c ^ mirror : c + 1;
     return rounded_mul(rounded_sub(static_cast<float>(face), origin), inverse);
   }
-  FL_HD int end_of(int edge) const { return least(cell | (edge - 1), last); }
+  FL_HD float after(float, int c) const { return at(c + 1); }
   FL_HD int guess(float time, int end) const {
-    return cell +
-           static_cast<int>(within((time - next) * speed, 0.0f, static_cast<float>(end - cell)));
+    return cell + static_cast<int>(within((time - at(cell)) * speed + 1.0f, 0.0f,
+                                          static_cast<float>(end - cell)));
   }
-  FL_HD void reach(int c) {
-    cell = c;
-    next = at(c);
-  }
-  FL_HD void cross(float, int c) { reach(c + 1); }
-  FL_HD void step() { reach(cell + 1); }
+  FL_HD void renew() {}
 };
 
 // ------------------------------------------------------------------------------------- the walk
 
-// Where the ray is: three axes, each with its cell and the time at which the ray leaves it.
+// Where the ray is: three axes, and the face that it crossed last. An axis that is not the last
+// one crossed may lag behind, inside a block that the walk takes as a whole, until somebody needs
+// to know (`refine`).
 template <typename Axis>
 struct Walk {
-  Axis x, y, z;
-  float end;  // nothing counts from here on
+  Axis axis[3];
+  float time;   // of the last crossing
+  int crossed;  // its axis; 3 at the start
+  float end;    // nothing counts from here on
 
-  // To the next voxel. Returns whether there is one; `exit` is when the ray left this one.
-  FL_HD bool step(float& exit) {
-    if (x.next < y.next && x.next < z.next) return step(x, exit);
-    if (y.next < z.next) return step(y, exit);
-    return step(z, exit);
-  }
-
-  // Out of the region of this edge, or a part of the way.
-  FL_HD bool skip(int edge, float& exit) {
-    const int ex = x.end_of(edge), ey = y.end_of(edge), ez = z.end_of(edge);
-    const float tx = x.at(ex), ty = y.at(ey), tz = z.at(ez);
-    // Events that coincide happen in the order z, y, x: as `step` would have it.
-    if (tx < ty && tx < tz) {
-      const bool more = leave(x, ex, tx, exit);
-      if (more) follow<true>(y, ey, tx), follow<true>(z, ez, tx);
-      return more;
-    }
-    if (ty < tz) {
-      const bool more = leave(y, ey, ty, exit);
-      if (more) follow<false>(x, ex, ty), follow<true>(z, ez, ty);
-      return more;
-    }
-    const bool more = leave(z, ez, tz, exit);
-    if (more) follow<false>(x, ex, tz), follow<false>(y, ey, tz);
-    return more;
-  }
-
- private:
-  FL_HD bool step(Axis& axis, float& exit) {
-    exit = least(axis.next, end);
-    if (axis.cell == axis.last || axis.next >= end) return false;
-    axis.step();
-    return true;
-  }
-
-  FL_HD bool leave(Axis& axis, int cell, float time, float& exit) {
-    exit = least(time, end);
-    if (cell == axis.last || time >= end) return false;
-    axis.cross(time, cell);
-    return true;
-  }
-
-  // How far this axis has come when another one crosses a face at `time`.
-  template <bool kFirstOfEqual>
-  FL_HD static void follow(Axis& axis, int end_cell, float time) {
-    const auto passed = [&](int c) {
-      return kFirstOfEqual ? axis.at(c) <= time : axis.at(c) < time;
+  // Crossings that coincide happen in the order z, y, x.
+  template <int A>
+  FL_HD void refine(int end_cell) {
+    Axis& own = axis[A];
+    const bool with_equal = A > crossed;
+    const auto passed = [&](int c) FL_INLINE {
+      const float t = own.at(c);
+      return t < time || (with_equal && t == time);
     };
-    int c = axis.guess(time, end_cell);
-    while (c > axis.cell && !passed(c - 1)) --c;
+    int c = own.guess(time, end_cell);
+    while (c > own.cell && !passed(c - 1)) --c;
     while (c < end_cell && passed(c)) ++c;
-    if (c != axis.cell) axis.reach(c);
+    own.cell = c;
   }
 };
+
+FL_HD int first_axis(float tx, float ty, float tz) {
+  return tx < ty && tx < tz ? 0 : ty < tz ? 1 : 2;
+}
 
 // One axis as NerfAcc sets it up, between the times `enter` and `leave` inside a box. Points are
 // taken a little inside, and faces are as much early.
@@ -286,7 +247,7 @@ FL_HD AxisOfSteps axis_of_steps(const Ray& ray, int a, float low, float high, in
   const float voxel = rounded_div(extent, count);
   const float start = rounded_add(o, rounded_mul(d, rounded_add(enter, inside)));
   const float stop = rounded_add(o, rounded_mul(d, rounded_sub(leave, inside)));
-  const auto cell_of = [&](float point) {
+  const auto cell_of = [&](float point) FL_INLINE {
     const float c = rounded_mul(rounded_div(rounded_sub(point, low), extent), count);
     return static_cast<int>(within(c, 0.0f, static_cast<float>(cells - 1)));
   };
@@ -294,30 +255,31 @@ FL_HD AxisOfSteps axis_of_steps(const Ray& ray, int a, float low, float high, in
   AxisOfSteps axis;
   axis.mirror = d < 0.0f ? kMirror : 0;
   axis.cell = first ^ axis.mirror;
-  axis.inc = axis.inv_inc = 0.0f;
   if (d == 0.0f) {
-    axis.next = leave;
     axis.delta = 0.0f;
-    axis.last = axis.valid = axis.cell;
+    axis.last = axis.cell;
+    axis.begin(leave);
     return axis;
   }
   const float face = rounded_mul(static_cast<float>(d > 0.0f ? first + 1 : first), voxel);
   const float time =
       rounded_add(rounded_mul(rounded_add(low, rounded_sub(face, start)), ray.inverse[a]), enter);
-  axis.next = within(time, -kFarAway, kFarAway);
   axis.delta = least(size_of(rounded_mul(voxel, ray.inverse[a])), kFarAway);
   // A last cell behind the first is no end: then the grid's edge is.
   axis.last = final ^ axis.mirror;
   if (axis.last < axis.cell) axis.last = (d > 0.0f ? cells - 1 : 0) ^ axis.mirror;
-  axis.valid = axis.cell - 1;
+  axis.begin(within(time, -kFarAway, kFarAway));
   return axis;
 }
 
 FL_HD Walk<AxisOfSteps> walk_of_steps(const Ray& ray, const float* box, const int* resolution,
                                       float enter, float leave) {
-  return {axis_of_steps(ray, 0, box[0], box[3], resolution[0], enter, leave),
-          axis_of_steps(ray, 1, box[1], box[4], resolution[1], enter, leave),
-          axis_of_steps(ray, 2, box[2], box[5], resolution[2], enter, leave), leave};
+  return {{axis_of_steps(ray, 0, box[0], box[3], resolution[0], enter, leave),
+           axis_of_steps(ray, 1, box[1], box[4], resolution[1], enter, leave),
+           axis_of_steps(ray, 2, box[2], box[5], resolution[2], enter, leave)},
+          -kFarAway,
+          3,
+          leave};
 }
 
 // One axis of a ray in index space, from `enter` on.
@@ -330,23 +292,25 @@ FL_HD AxisInIndexSpace axis_in_index_space(const Ray& ray, int a, int cells, flo
   axis.mirror = d < 0.0f ? kMirror : 0;
   const float point = ray.origin[a] + enter * d;
   const int first = static_cast<int>(within(point, 0.0f, static_cast<float>(cells - 1)));
-  axis.last = (d < 0.0f ? 0 : cells - 1) ^ axis.mirror;
-  if (d == 0.0f) axis.last = first;
+  axis.last = d == 0.0f ? first : (d < 0.0f ? 0 : cells - 1) ^ axis.mirror;
+  axis.valid = axis.last;
   const int edge = (d < 0.0f ? cells - 1 : 0) ^ axis.mirror;
-  int c = first ^ axis.mirror;
+  axis.cell = first ^ axis.mirror;
   // The point is rounded; the faces decide.
-  while (d != 0.0f && c > edge && axis.at(c - 1) > enter) --c;
-  while (c < axis.last && axis.at(c) <= enter) ++c;
-  axis.reach(c);
+  while (d != 0.0f && axis.cell > edge && axis.at(axis.cell - 1) > enter) --axis.cell;
+  while (axis.cell < axis.last && axis.at(axis.cell) <= enter) ++axis.cell;
   return axis;
 }
 
 // A ray in index space through the voxels 0 .. resolution - 1, between `enter` and `leave`.
 FL_HD Walk<AxisInIndexSpace> walk_in_index_space(const Ray& ray, const int* resolution, float enter,
                                                  float leave) {
-  return {axis_in_index_space(ray, 0, resolution[0], enter),
-          axis_in_index_space(ray, 1, resolution[1], enter),
-          axis_in_index_space(ray, 2, resolution[2], enter), leave};
+  return {{axis_in_index_space(ray, 0, resolution[0], enter),
+           axis_in_index_space(ray, 1, resolution[1], enter),
+           axis_in_index_space(ray, 2, resolution[2], enter)},
+          -kFarAway,
+          3,
+          leave};
 }
 
 struct Voxel {
@@ -355,75 +319,192 @@ struct Voxel {
 
 template <typename Axis>
 FL_HD Voxel voxel_of(const Walk<Axis>& w) {
-  return {w.x.cell ^ w.x.mirror, w.y.cell ^ w.y.mirror, w.z.cell ^ w.z.mirror};
+  return {w.axis[0].cell ^ w.axis[0].mirror, w.axis[1].cell ^ w.axis[1].mirror,
+          w.axis[2].cell ^ w.axis[2].mirror};
 }
 
-// What the walk has read for the cell where it is, from the top down to the leaf's word.
-struct Descent {
-  Node top, node;
-  uint64_t word;
-  int depth;  // how many of the three are those of the current cell
+// Where and when the ray leaves the block of this edge around its cell, by each axis.
+template <int kEdge>
+struct Block {
+  int cell[3];
+  float time[3];
 
-  // The edge of the largest region around the voxel that the masks know to be empty; 1 and
-  // `occupied` at a voxel that is set, 1 alone inside a leaf, 4 and `occupied` in a full leaf.
-  FL_HD int look(const Masks& m, int level, const Voxel& v, bool& occupied) {
-    occupied = false;
-    if (depth < 1) top = m.tops[top_index(m, level, v.x, v.y, v.z)];
-    if (depth < 1) depth = 1;
-    if (top.mask == 0) return kTopEdge;
-    const int node_bit = child_bit(v.x >> 4, v.y >> 4, v.z >> 4);
-    if (!has_bit(top.mask, node_bit)) return kNodeEdge;
-    if (depth < 2) node = m.nodes[child_index(top, node_bit)];
-    const int leaf_bit = child_bit(v.x >> 2, v.y >> 2, v.z >> 2);
-    if (depth < 2) depth = 2;
-    if (!has_bit(node.mask, leaf_bit)) return kLeafEdge;
-    if (depth < 3) word = m.leaves[child_index(node, leaf_bit)];
-    depth = 3;
-    occupied = has_bit(word, child_bit(v.x, v.y, v.z));
-    return word == ~uint64_t{0} ? kLeafEdge : 1;
+  template <int A, typename Axis>
+  FL_HD void set(const Axis& axis) {
+    cell[A] = least(axis.cell | (kEdge - 1), axis.valid);
+    time[A] = axis.at(cell[A]);
   }
-
-  // After a move to `v` from `old`: what was read for another cell is forgotten.
-  FL_HD void moved(const Voxel& old, const Voxel& v) {
-    const int changed = (old.x ^ v.x) | (old.y ^ v.y) | (old.z ^ v.z);
-    if (changed < kLeafEdge) return;
-    const int kept = changed >= kTopEdge ? 0 : changed >= kNodeEdge ? 1 : 2;
-    depth = least(depth, kept);
+  template <typename Axis>
+  FL_HD explicit Block(const Walk<Axis>& w) {
+    set<0>(w.axis[0]);
+    set<1>(w.axis[1]);
+    set<2>(w.axis[2]);
   }
+  FL_HD float exit() const { return least(time[0], least(time[1], time[2])); }
 };
+
+// The ray crosses out of a block by one axis. False where its walk ends.
+template <int A, int kEdge, typename Axis>
+FL_HD bool cross(const Block<kEdge>& block, Walk<Axis>& w) {
+  Axis& axis = w.axis[A];
+  if (block.cell[A] == axis.last || block.time[A] >= w.end) return false;
+  axis.cell = block.cell[A] + 1;
+  w.time = block.time[A];
+  w.crossed = A;
+  return true;
+}
+
+// What the ray does next in the block that surrounds the blocks it walks through: it is over, out
+// of the surrounding block (or at the end of what `valid` allows), or in it.
+enum class Next { over, out, in };
+
+template <int A, int kEdge, int kAround, typename Axis>
+FL_HD Next enter_next(Block<kEdge>& block, Walk<Axis>& w) {
+  Axis& axis = w.axis[A];
+  if (kAround == 0) {
+    axis.renew();
+  } else if ((axis.cell & (kAround - 1)) == 0 || axis.cell > axis.valid) {
+    return Next::out;
+  }
+  block.template set<A>(axis);
+  return Next::in;
+}
+
+// Walks through blocks of kEdge inside one of kAround (0: inside the whole grid). `handle(block)`
+// says what became of the current one: the visitor has enough or the walk is over (over), the ray
+// has been walked out of it (out), or it is to be crossed in one step (in).
+template <int kEdge, int kAround, typename Axis, typename Handle>
+FL_HD Next walk_blocks(Walk<Axis>& w, const Handle& handle) {
+  Block<kEdge> block(w);
+  for (;;) {
+    const Next handled = handle(block);
+    if (handled == Next::over) return Next::over;
+    const int axis =
+        handled == Next::out ? w.crossed : first_axis(block.time[0], block.time[1], block.time[2]);
+    const bool crossed = handled == Next::out || (axis == 0   ? cross<0>(block, w)
+                                                  : axis == 1 ? cross<1>(block, w)
+                                                              : cross<2>(block, w));
+    if (!crossed) return Next::over;
+    const Next next = axis == 0   ? enter_next<0, kEdge, kAround>(block, w)
+                      : axis == 1 ? enter_next<1, kEdge, kAround>(block, w)
+                                  : enter_next<2, kEdge, kAround>(block, w);
+    if (next != Next::in) return next;
+  }
+}
+
+// Before walking through smaller blocks: no axis may lag.
+template <int kEdge, typename Axis>
+FL_HD void refine_in(const Block<kEdge>& block, Walk<Axis>& w) {
+  if (w.crossed == 3) return;
+  if (w.crossed != 0) w.template refine<0>(block.cell[0]);
+  if (w.crossed != 1) w.template refine<1>(block.cell[1]);
+  if (w.crossed != 2) w.template refine<2>(block.cell[2]);
+}
+
+// Voxel by voxel through a block of `around`. `occupied(voxel)` looks one up.
+template <typename Axis, typename Visitor, typename Occupied>
+FL_HD Next walk_voxels(Walk<Axis>& w, int around, Visitor& visitor, const Occupied& occupied) {
+  Axis &x = w.axis[0], &y = w.axis[1], &z = w.axis[2];
+  float tx = x.at(x.cell), ty = y.at(y.cell), tz = z.at(z.cell);
+  const auto step = [&](Axis& axis, float& next, int a) FL_INLINE {
+    if (axis.cell == axis.last || next >= w.end) return Next::over;
+    w.time = next;
+    w.crossed = a;
+    next = axis.after(next, axis.cell);
+    ++axis.cell;
+    const bool out = (axis.cell & (around - 1)) == 0 || axis.cell > axis.valid;
+    return out ? Next::out : Next::in;
+  };
+  for (;;) {
+    const float exit = least(least(tx, least(ty, tz)), w.end);
+    if (!(occupied(voxel_of(w)) ? visitor.occupied(exit) : visitor.empty(exit))) return Next::over;
+    const Next next = tx < ty && tx < tz ? step(x, tx, 0)
+                      : ty < tz          ? step(y, ty, 1)
+                                         : step(z, tz, 2);
+    if (next != Next::in) return next;
+  }
+}
+
+// An empty block: crossed in one step, or, for a visitor of every cell, voxel by voxel.
+template <int kEdge, typename Axis, typename Visitor>
+FL_HD Next pass_empty(const Block<kEdge>& block, Walk<Axis>& w, Visitor& visitor) {
+  if (Visitor::kEveryCell) {
+    refine_in(block, w);
+    return walk_voxels(w, kEdge, visitor, [](const Voxel&) FL_INLINE { return false; });
+  }
+  return visitor.empty(least(block.exit(), w.end)) ? Next::in : Next::over;
+}
+
+template <typename Axis, typename Visitor>
+FL_HD Next walk_leaf(uint64_t word, const Block<kLeafEdge>& block, Walk<Axis>& w,
+                     Visitor& visitor) {
+  if (word == ~uint64_t{0} && Visitor::kFullLeaves)
+    return visitor.occupied(least(block.exit(), w.end)) ? Next::in : Next::over;
+  refine_in(block, w);
+  return walk_voxels(w, kLeafEdge, visitor, [word](const Voxel& v) FL_INLINE {
+    return has_bit(word, child_bit(v.x, v.y, v.z));
+  });
+}
+
+template <typename Axis, typename Visitor>
+FL_HD Next walk_node(const Masks& m, const Node& node, Walk<Axis>& w, Visitor& visitor) {
+  return walk_blocks<kLeafEdge, kNodeEdge>(w, [&](const Block<kLeafEdge>& block) FL_INLINE {
+    const Voxel v = voxel_of(w);
+    const int bit = child_bit(v.x >> 2, v.y >> 2, v.z >> 2);
+    if (!has_bit(node.mask, bit)) return pass_empty(block, w, visitor);
+    return walk_leaf(m.leaves[child_index(node, bit)], block, w, visitor);
+  });
+}
+
+template <typename Axis, typename Visitor>
+FL_HD Next walk_top(const Masks& m, const Node& top, Walk<Axis>& w, Visitor& visitor) {
+  return walk_blocks<kNodeEdge, kTopEdge>(w, [&](const Block<kNodeEdge>& block) FL_INLINE {
+    const Voxel v = voxel_of(w);
+    const int bit = child_bit(v.x >> 4, v.y >> 4, v.z >> 4);
+    if (!has_bit(top.mask, bit)) return pass_empty(block, w, visitor);
+    refine_in(block, w);
+    return walk_node(m, m.nodes[child_index(top, bit)], w, visitor);
+  });
+}
 
 // Visitor::kEveryCell: the visitor is told of every empty voxel, none taken together.
 // Visitor::kFullLeaves: it takes a full leaf as one.
 template <typename Axis, typename Visitor>
 FL_HD void walk_masks(const Masks& m, int level, Walk<Axis>& walk, Visitor& visitor) {
-  Descent descent{};
-  Voxel voxel = voxel_of(walk);
-  for (bool more = true; more;) {
-    bool occupied;
-    const int edge = descent.look(m, level, voxel, occupied);
-    float exit;
-    if (edge == 1 || (occupied ? !Visitor::kFullLeaves : Visitor::kEveryCell))
-      more = walk.step(exit);
-    else
-      more = walk.skip(edge, exit);
-    if (!(occupied ? visitor.occupied(exit) : visitor.empty(exit))) return;
-    const Voxel now = voxel_of(walk);
-    descent.moved(voxel, now);
-    voxel = now;
-  }
+  walk_blocks<kTopEdge, 0>(walk, [&](const Block<kTopEdge>& block) FL_INLINE {
+    const Voxel v = voxel_of(walk);
+    const Node top = m.tops[top_index(m, level, v.x, v.y, v.z)];
+    if (top.mask == 0) return pass_empty(block, walk, visitor);
+    refine_in(block, walk);
+    return walk_top(m, top, walk, visitor);
+  });
 }
 
 // The same over a dense table of bytes, [resolution], z fastest, voxel by voxel.
 template <typename Axis, typename Visitor>
-FL_HD void walk_dense(const uint8_t* cells, const int* resolution, Walk<Axis>& walk,
+FL_HD void walk_dense(const uint8_t* cells, const int* resolution, const Walk<Axis>& walk,
                       Visitor& visitor) {
+  const Axis &x = walk.axis[0], &y = walk.axis[1], &z = walk.axis[2];
+  const int64_t row = resolution[2], slice = row * resolution[1];
+  const int64_t x_stride = x.mirror ? -slice : slice, y_stride = y.mirror ? -row : row;
+  const int64_t z_stride = z.mirror ? -1 : 1;
+  const Voxel first = voxel_of(walk);
+  const uint8_t* cell = cells + first.x * slice + first.y * row + first.z;
+  float tx = x.at(x.cell), ty = y.at(y.cell), tz = z.at(z.cell);
+  int cx = x.cell, cy = y.cell, cz = z.cell;
+  const auto step = [&](const Axis& axis, float& time, int& c, int64_t stride) FL_INLINE {
+    if (c == axis.last || time >= walk.end) return false;
+    time = axis.after(time, c);
+    ++c;
+    cell += stride;
+    return true;
+  };
   for (bool more = true; more;) {
-    const Voxel v = voxel_of(walk);
-    const int64_t cell = (static_cast<int64_t>(v.x) * resolution[1] + v.y) * resolution[2] + v.z;
-    const bool occupied = cells[cell] != 0;
-    float exit;
-    more = walk.step(exit);
-    if (!(occupied ? visitor.occupied(exit) : visitor.empty(exit))) return;
+    const float exit = least(least(tx, least(ty, tz)), walk.end);
+    if (!(*cell != 0 ? visitor.occupied(exit) : visitor.empty(exit))) return;
+    more = tx < ty && tx < tz ? step(x, tx, cx, x_stride)
+           : ty < tz          ? step(y, ty, cy, y_stride)
+                              : step(z, tz, cz, z_stride);
   }
 }
 

@@ -42,7 +42,7 @@ struct Steps {
 
   // The first of the part, from j on, whose middle is not before `time`; last + 1 if there is none.
   FL_HD int find(float time) const {
-    const float steps = (time - half - part.base) * part.inv_inc;
+    const float steps = (time - half - part.base) * part.inv_inc + 1.0f;
     int i = static_cast<int>(within(steps, static_cast<float>(j), static_cast<float>(part.last)));
     while (i > j && !before(i - 1, time)) --i;
     while (i <= part.last && before(i, time)) ++i;
@@ -194,7 +194,7 @@ struct WalkGrid {
 template <bool kDense, typename Visitor>
 FL_HD void visit_ray(const WalkGrid& grid, const Ray& ray, Visitor& visitor) {
   float ended = ray.near;
-  for_stretches(ray, grid.boxes, grid.masks.levels, [&](const Stretch& s) {
+  for_stretches(ray, grid.boxes, grid.masks.levels, [&](const Stretch& s) FL_INLINE {
     if (!visitor.begin(s.enter, ended)) return false;
     ended = s.leave;
     Walk<AxisOfSteps> walk =
