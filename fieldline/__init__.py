@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .representations.files import load, save
     from .representations.gaussians import Gaussians3D
     from .representations.points import PointCloud
+    from .representations.vdb import VDBGrid
     from .tracers.occupancy import OccupancyEstimator
     from .tracers.ray_rendering import RayRender, render_rays
     from .tracers.splatting import RenderOutput, rasterization, render
@@ -59,6 +60,7 @@ _HOME = {
     "RayRender": "tracers.ray_rendering",
     "RenderOutput": "tracers.splatting",
     "VDBEstimator": "tracers.vdb_estimator",
+    "VDBGrid": "representations.vdb",
     "dense_init": "engine.dense_init",
     "evaluate": "engine.training",
     "fit": "engine.training",
@@ -92,6 +94,7 @@ __all__ = [
     "RayRender",
     "RenderOutput",
     "VDBEstimator",
+    "VDBGrid",
     "__version__",
     "compat",
     "cuda",

@@ -52,8 +52,8 @@ class Masks(NamedTuple):
 
     def to(self, device: torch.device | str) -> Masks:
         """The same masks on a device."""
-        tensors = (t.to(device) for t in (self.tops, self.nodes, self.leaves))
-        return Masks(*tensors, self.resolution)
+        tops, nodes, leaves = (t.to(device) for t in self[:3])
+        return Masks(tops, nodes, leaves, self.resolution)
 
 
 def top_counts(resolution: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -92,6 +92,10 @@ def _checked_coordinates(name: str, coordinates: Tensor) -> None:
             f"{name}: coordinates: expected shape [N, 3] or [N, 4] (level first), "
             f"got {list(coordinates.shape)}"
         )
+
+
+def _masks(tensors: tuple[Tensor, Tensor, Tensor], resolution: tuple[int, int, int]) -> Masks:
+    return Masks(tensors[0], tensors[1], tensors[2], resolution)
 
 
 def _fake_masks(like: Tensor, levels: Any, resolution: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,7 +138,7 @@ def build_masks(dense: Tensor) -> Masks:
     if dense.dim() == 3:
         dense = dense.unsqueeze(0)
     resolution = _checked_resolution("build_masks", dense.shape[1:], dense.shape[0])
-    return Masks(*ops().vdb_build(dense), resolution)
+    return _masks(ops().vdb_build(dense), resolution)
 
 
 def _build_fake(dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -189,7 +193,7 @@ def masks_from_coordinates(
     """
     _checked_coordinates("masks_from_coordinates", coordinates)
     resolution = _checked_resolution("masks_from_coordinates", resolution, levels)
-    return Masks(*ops().vdb_from_coordinates(coordinates, levels, resolution), resolution)
+    return _masks(ops().vdb_from_coordinates(coordinates, levels, resolution), resolution)
 
 
 def _from_coordinates_fake(
@@ -328,7 +332,7 @@ def _checked_pair(name: str, a: Masks, b: Masks) -> None:
 
 def _combine(name: str, a: Masks, b: Masks, operation: int) -> Masks:
     _checked_pair(name, a, b)
-    return Masks(*ops().vdb_combine(*a[:3], *b[:3], a.resolution, operation), a.resolution)
+    return _masks(ops().vdb_combine(*a[:3], *b[:3], a.resolution, operation), a.resolution)
 
 
 @torch.no_grad()
@@ -417,7 +421,7 @@ def _morph(name: str, masks: Masks, neighbours: int, iterations: int, erode: boo
         raise ValueError(f"{name}: iterations: expected 0 or more, got {iterations}")
     for _ in range(iterations):
         tensors = ops().vdb_morph(*masks[:3], masks.resolution, neighbours, erode)
-        masks = Masks(*tensors, masks.resolution)
+        masks = _masks(tensors, masks.resolution)
     return masks
 
 
@@ -506,8 +510,8 @@ def coarsen_masks(masks: Masks, factor: int = 2, *, every: bool = False) -> Mask
     """
     factor = _checked_factor("coarsen_masks", factor)
     x, y, z = (-(-n // factor) for n in masks.resolution)
-    return Masks(
-        *ops().vdb_resample(*masks[:3], masks.resolution, factor, 1 if every else 0), (x, y, z)
+    return _masks(
+        ops().vdb_resample(*masks[:3], masks.resolution, factor, 1 if every else 0), (x, y, z)
     )
 
 
@@ -534,7 +538,7 @@ def refine_masks(masks: Masks, factor: int = 2) -> Masks:
     sizes = _checked_resolution(
         "refine_masks", [n * factor for n in masks.resolution], masks.levels
     )
-    return Masks(*ops().vdb_resample(*masks[:3], masks.resolution, factor, 2), sizes)
+    return _masks(ops().vdb_resample(*masks[:3], masks.resolution, factor, 2), sizes)
 
 
 def _resample_fake(

@@ -396,7 +396,7 @@ def test_any_grid_samples_bit_for_bit(
 
 # -- errors ----------------------------------------------------------------------------------------
 
-ORIGINS, WAYS = torch.zeros(3, 3), torch.ones(3, 3)
+RO, RD = torch.zeros(3, 3), torch.ones(3, 3)
 BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: OccupancyEstimator(BOX, contraction_type="x"), ValueError, "contraction_type"),
     (lambda: OccupancyEstimator(BOX, mystery=1), TypeError, "expected no argument 'mystery'"),
@@ -408,23 +408,23 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: OccupancyEstimator(BOX, 1.5), TypeError, "expected integers"),  # pyright: ignore
     (lambda: OccupancyEstimator(BOX, 1 << 20), ValueError, "at most 2.40 cells"),
     (lambda: OccupancyEstimator(BOX, levels=0), ValueError, "levels: expected 1 or more, got 0"),
-    (lambda: filled().sampling(ORIGINS[:, :2], WAYS), ValueError, r"rays_o: expected shape \[n_rays, 3\]"),
-    (lambda: filled().sampling(ORIGINS, WAYS[:2]), ValueError, r"rays_d: expected shape \[3, 3\]"),
-    (lambda: filled().sampling(ORIGINS.long(), WAYS), TypeError, "rays_o: expected a floating type"),
-    (lambda: filled().sampling(ORIGINS.to("meta"), WAYS), ValueError, "expected device cpu, got meta"),
-    (lambda: filled().sampling(ORIGINS, WAYS, t_max=torch.ones(3, 1)), ValueError,
+    (lambda: filled().sampling(RO[:, :2], RD), ValueError, r"rays_o: expected shape \[n_rays, 3\]"),
+    (lambda: filled().sampling(RO, RD[:2]), ValueError, r"rays_d: expected shape \[3, 3\]"),
+    (lambda: filled().sampling(RO.long(), RD), TypeError, "rays_o: expected a floating type"),
+    (lambda: filled().sampling(RO.to("meta"), RD), ValueError, "expected device cpu, got meta"),
+    (lambda: filled().sampling(RO, RD, t_max=torch.ones(3, 1)), ValueError,
      r"OccupancyEstimator.sampling: t_max: expected shape \[3\], got \[3, 1\]"),
-    (lambda: filled().sampling(ORIGINS, WAYS, render_step_size=-1), ValueError,
+    (lambda: filled().sampling(RO, RD, render_step_size=-1), ValueError,
      "render_step_size: expected a number above 0.0, got -1"),
-    (lambda: filled().sampling(ORIGINS, WAYS, render_step_size=float("nan")), ValueError, "got nan"),
-    (lambda: filled().sampling(ORIGINS, WAYS, cone_angle=-0.1), ValueError, "cone_angle"),
-    (lambda: filled().sampling(ORIGINS, WAYS * float("nan")), ValueError, "finite"),
-    (lambda: filled().sampling(ORIGINS, WAYS * 0), ValueError, "rays_d|direction"),
-    (lambda: filled(share=1.0).sampling(ORIGINS, WAYS, render_step_size=1e-3, max_samples=100), ValueError,
+    (lambda: filled().sampling(RO, RD, render_step_size=float("nan")), ValueError, "got nan"),
+    (lambda: filled().sampling(RO, RD, cone_angle=-0.1), ValueError, "cone_angle"),
+    (lambda: filled().sampling(RO, RD * float("nan")), ValueError, "finite"),
+    (lambda: filled().sampling(RO, RD * 0), ValueError, "rays_d|direction"),
+    (lambda: filled(share=1.0).sampling(RO, RD, render_step_size=1e-3, max_samples=100), ValueError,
      "100"),
-    (lambda: filled().sampling(ORIGINS, WAYS, sigma_fn=lambda a, b, c: a[:, None]), ValueError,
+    (lambda: filled().sampling(RO, RD, sigma_fn=lambda a, b, c: a[:, None]), ValueError,
      r"sampling: sigma_fn: expected shape \[\d+\], got \[\d+, 1\]"),
-    (lambda: filled().sampling(ORIGINS, WAYS, alpha_fn=lambda a, b, c: 1), TypeError, "expected a tensor"),
+    (lambda: filled().sampling(RO, RD, alpha_fn=lambda a, b, c: 1), TypeError, "expected a tensor"),
     (lambda: filled().eval().update_every_n_steps(0, ball), RuntimeError, "expected training mode"),
     (lambda: filled()._update(0, lambda x: x), ValueError,
      r"occ_eval_fn: expected shape \[32768, 1\], got \[32768, 3\]"),
