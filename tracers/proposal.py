@@ -175,7 +175,7 @@ class PropNetEstimator(AbstractEstimator):
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
-        return float(loss)
+        return float(loss.detach())
 
 
 def get_proposal_requires_grad_fn(

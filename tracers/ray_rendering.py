@@ -118,7 +118,7 @@ def render_rays(
     sums = torch.cat(parts) if parts else flat_o.new_zeros(0, 5)
     rgb, opacity, depth = sums.split([3, 1, 1], dim=-1)
     depth = depth / opacity.clamp_min(torch.finfo(opacity.dtype).eps)
-    rgb, opacity, depth = (value.reshape(*lead, -1) for value in (rgb, opacity, depth))
+    rgb, opacity, depth = (value.reshape(*lead, value.shape[-1]) for value in (rgb, opacity, depth))
     if background is not None:
         check_tensor(name, "background", background, like=origins)
         rgb = rgb + background * (1 - opacity)

@@ -119,18 +119,19 @@ class VDBEstimator(OccupancyEstimator):
         Nothing dense is made, however large the grid. The estimator cannot be trained.
 
         Args:
-            grid: Its masks are shared. Level i covers a box 2^i times as large.
-            aabb: The box that level 0 fills, 6 numbers; default the grid's own place in the world.
+            grid: Its masks are shared.
+            aabb: The box that level 0 fills, 6 numbers, level i one that is 2^i times as large;
+                default each level's own place in the world.
             exact: As for the constructor.
 
         Returns:
-            The estimator, on the grid's device.
+            The estimator, on the grid's device, in evaluation mode.
 
         Raises:
-            ValueError: The box is no box, or the grid's transform is not of equal scales along the
-                axes, so that it fills none.
+            ValueError: aabb is no box, or none is given and the grid's transform turns its own.
 
         Example:
+            >>> from fieldline.representations.vdb import VDBGrid
             >>> grid = VDBGrid.from_dense(torch.ones(4, 4, 4, dtype=torch.bool))
             >>> estimator = VDBEstimator.from_grid(grid, [0, 0, 0, 1, 1, 1])
             >>> estimator.sampling(torch.tensor([[-1.0, 0.5, 0.5]]),
@@ -138,12 +139,15 @@ class VDBEstimator(OccupancyEstimator):
             [1.0, 1.25, 1.5, 1.75]
         """
         masks = grid.masks
-        box = world_box(grid) if aabb is None else torch.as_tensor(aabb, dtype=torch.float32)
-        made = cls(box.cpu(), 1, masks.tops.shape[0], exact=exact)
+        boxes = world_boxes(grid) if aabb is None else None
+        innermost = aabb if boxes is None else boxes[0]
+        made = cls(torch.as_tensor(innermost).cpu(), 1, masks.levels, exact=exact)
+        if boxes is not None:
+            made.aabbs = boxes.to(made.aabbs)
         made.resolution = torch.tensor(masks.resolution, dtype=torch.int32)
-        made.cells_per_lvl = 0
         made.occs, made.binaries = made.occs[:0], made.binaries[:, :0]
-        made.to(masks.tops.device)
+        made.cells_per_lvl = 0
+        made.to(masks.device)
         made._masks, made._fixed = masks, True
         return made.eval()
 
@@ -257,10 +261,31 @@ def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def world_box(grid: VDBGrid) -> Tensor:
-    """Where a grid's voxels lie in the world, min xyz and max xyz.
+def world_boxes(grid: VDBGrid) -> Tensor:
+    """Where the masks of each level of a grid lie in the world.
+
+    Args:
+        grid: Its transform must scale along the axes only.
+
+    Returns:
+        float64 [levels, 6]: min xyz, max xyz.
 
     Raises:
-        ValueError: The transform turns or shears the box.
+        ValueError: The transform turns, shears or mirrors.
+
+    Example:
+        >>> from fieldline.representations.vdb import VDBGrid
+        >>> world_boxes(VDBGrid.from_dense(torch.ones(2, 3, 4, dtype=torch.bool))).tolist()
+        [[0.0, 0.0, 0.0, 2.0, 3.0, 4.0]]
     """
-    raise NotImplementedError(grid)
+    transforms = grid.transform.cpu().double().reshape(-1, 4, 4).expand(grid.masks.levels, 4, 4)
+    scales = transforms[:, :3, :3].diagonal(dim1=1, dim2=2)
+    if not torch.equal(scales.diag_embed(), transforms[:, :3, :3]) or bool((scales <= 0).any()):
+        raise ValueError(
+            "VDBEstimator.from_grid: grid: expected a transform that scales along the axes, got "
+            f"{transforms[0].tolist()}; give aabb, the box of its masks in coordinates of the rays"
+        )
+    low = torch.tensor(grid.origin, dtype=torch.float64)
+    high = low + torch.tensor(grid.masks.resolution)
+    offset = transforms[:, :3, 3]
+    return torch.cat([scales * low + offset, scales * high + offset], dim=-1)
