@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .representations.files import load, save
     from .representations.gaussians import Gaussians3D
     from .representations.points import PointCloud
+    from .representations.vdb import VDBGrid
     from .tracers.splatting import RenderOutput, rasterization, render
 
     __version__: str
@@ -53,6 +54,7 @@ _HOME = {
     "PlaneSweep": "engine.dense_init",
     "PointCloud": "representations.points",
     "RenderOutput": "tracers.splatting",
+    "VDBGrid": "representations.vdb",
     "dense_init": "engine.dense_init",
     "evaluate": "engine.training",
     "fit": "engine.training",
@@ -82,6 +84,7 @@ __all__ = [
     "PlaneSweep",
     "PointCloud",
     "RenderOutput",
+    "VDBGrid",
     "__version__",
     "compat",
     "cuda",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a scene is: cameras, points, Gaussians; and the files they live in."""
+"""What a scene is: cameras, points, Gaussians, voxels; and the files they live in."""
 
 from .camera_models import CAMERA_MODELS, CameraModel
 from .camera_path import CameraPath, focus_point, mean_up
@@ -8,6 +8,7 @@ from .gaussians import Gaussians3D, rgb_to_sh0, sh0_to_rgb
 from .neighbours import nearest_neighbour_distances
 from .points import PointCloud
 from .rotations import matrix_to_quaternion, quaternion_to_matrix, slerp
+from .vdb import VDBGrid, VDBLeaf
 
 __all__ = [
     "CAMERA_MODELS",
@@ -16,6 +17,8 @@ __all__ = [
     "CameraPath",
     "Gaussians3D",
     "PointCloud",
+    "VDBGrid",
+    "VDBLeaf",
     "focus_point",
     "intrinsics_matrix",
     "matrix_to_quaternion",
