@@ -21,6 +21,7 @@ from .errors import FileFormatError
 
 if TYPE_CHECKING:
     from . import compat, cuda, datasets, engine, representations, tracers
+    from .cuda import cuda_include_dir
     from .engine.dense_init import DenseInitReport, PlaneSweep, dense_init
     from .engine.training import (
         FitConfig,
@@ -37,11 +38,14 @@ if TYPE_CHECKING:
     from .representations.gaussians import Gaussians3D
     from .representations.points import PointCloud
     from .representations.vdb import VDBGrid
+    from .tracers import vdb
     from .tracers.splatting import RenderOutput, rasterization, render
 
     __version__: str
 
-# Where each name lives. A name that is its own module stands for that module.
+# Where each name lives. A name that is its own module stands for that module, as do those of
+# _MODULES.
+_MODULES = ("vdb",)
 _HOME = {
     "Camera": "representations.cameras",
     "CameraPath": "representations.camera_path",
@@ -55,6 +59,7 @@ _HOME = {
     "PointCloud": "representations.points",
     "RenderOutput": "tracers.splatting",
     "VDBGrid": "representations.vdb",
+    "cuda_include_dir": "cuda",
     "dense_init": "engine.dense_init",
     "evaluate": "engine.training",
     "fit": "engine.training",
@@ -69,6 +74,7 @@ _HOME = {
     "engine": "engine",
     "representations": "representations",
     "tracers": "tracers",
+    "vdb": "tracers.vdb",
 }
 
 __all__ = [
@@ -88,6 +94,7 @@ __all__ = [
     "__version__",
     "compat",
     "cuda",
+    "cuda_include_dir",
     "datasets",
     "dense_init",
     "engine",
@@ -100,6 +107,7 @@ __all__ = [
     "representations",
     "save",
     "tracers",
+    "vdb",
 ]
 
 
@@ -110,7 +118,7 @@ def __getattr__(name: str) -> Any:
     elif name in _HOME:
         home = _HOME[name]
         value = importlib.import_module(f".{home}", __name__)
-        if home != name:
+        if home != name and name not in _MODULES:
             value = getattr(value, name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
