@@ -21,6 +21,7 @@ from .errors import FileFormatError
 
 if TYPE_CHECKING:
     from . import compat, cuda, datasets, engine, representations, tracers
+    from .cuda import cuda_include_dir
     from .engine.dense_init import DenseInitReport, PlaneSweep, dense_init
     from .engine.training import (
         FitConfig,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .representations.gaussians import Gaussians3D
     from .representations.points import PointCloud
     from .representations.vdb import VDBGrid
+    from .tracers import vdb
     from .tracers.occupancy import OccupancyEstimator
     from .tracers.ray_rendering import RayRender, render_rays
     from .tracers.splatting import RenderOutput, rasterization, render
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Where each name lives. A name that is its own module stands for that module.
+# Where each name lives. A name that is its own module stands for that module, as do those of
+# _MODULES.
+_MODULES = ("vdb",)
 _HOME = {
     "Camera": "representations.cameras",
     "CameraPath": "representations.camera_path",
@@ -61,6 +65,7 @@ _HOME = {
     "RenderOutput": "tracers.splatting",
     "VDBEstimator": "tracers.vdb_estimator",
     "VDBGrid": "representations.vdb",
+    "cuda_include_dir": "cuda",
     "dense_init": "engine.dense_init",
     "evaluate": "engine.training",
     "fit": "engine.training",
@@ -76,6 +81,7 @@ _HOME = {
     "engine": "engine",
     "representations": "representations",
     "tracers": "tracers",
+    "vdb": "tracers.vdb",
 }
 
 __all__ = [
@@ -98,6 +104,7 @@ __all__ = [
     "__version__",
     "compat",
     "cuda",
+    "cuda_include_dir",
     "datasets",
     "dense_init",
     "engine",
@@ -111,6 +118,7 @@ __all__ = [
     "representations",
     "save",
     "tracers",
+    "vdb",
 ]
 
 
@@ -121,7 +129,7 @@ def __getattr__(name: str) -> Any:
     elif name in _HOME:
         home = _HOME[name]
         value = importlib.import_module(f".{home}", __name__)
-        if home != name:
+        if home != name and name not in _MODULES:
             value = getattr(value, name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -593,7 +593,7 @@ def sample_trilinear(
         background = rows.new_full((rows.shape[1],), background)
     background = background.to(rows).expand(rows.shape[1])
     sampled = call(
-        "vdb_trilinear",
+        "vdb_sample",
         *masks[:3],
         masks.resolution,
         offsets,
@@ -668,7 +668,7 @@ def _sample_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _sample_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     tops, nodes, leaves, offsets, values, points, background = ctx.saved_tensors
     needs_values, needs_points = ctx.needs_input_grad[5], ctx.needs_input_grad[6]
-    g_values, g_points = ctx_ops(ctx).vdb_trilinear_backward(
+    g_values, g_points = ctx_ops(ctx).vdb_sample_backward(
         tops,
         nodes,
         leaves,
@@ -753,6 +753,6 @@ declare("vdb_value_index", _value_index_fake)
 declare("vdb_combine", _combine_fake)
 declare("vdb_morph", _morph_fake)
 declare("vdb_resample", _resample_fake)
-declare("vdb_trilinear", _sample_fake, _sample_setup, _sample_backward)
-declare("vdb_trilinear_backward", _sample_backward_fake)
+declare("vdb_sample", _sample_fake, _sample_setup, _sample_backward)
+declare("vdb_sample_backward", _sample_backward_fake)
 declare("vdb_triangle_voxels", _triangle_voxels_fake)

@@ -94,8 +94,8 @@ struct CudaSample {
 }  // namespace
 
 FL_LIBRARY_IMPL_CUDA(m) {
-  m.impl("vdb_trilinear", TORCH_BOX(&vdb_trilinear<CudaSample>));
-  m.impl("vdb_trilinear_backward", TORCH_BOX(&vdb_trilinear_backward<CudaSample>));
+  m.impl("vdb_sample", TORCH_BOX(&vdb_sample<CudaSample>));
+  m.impl("vdb_sample_backward", TORCH_BOX(&vdb_sample_backward<CudaSample>));
 }
 
 }  // namespace fl::vdb

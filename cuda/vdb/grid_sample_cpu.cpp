@@ -93,8 +93,8 @@ struct CpuSample {
 }  // namespace
 
 FL_LIBRARY_IMPL_CPU(m) {
-  m.impl("vdb_trilinear", TORCH_BOX(&vdb_trilinear<CpuSample>));
-  m.impl("vdb_trilinear_backward", TORCH_BOX(&vdb_trilinear_backward<CpuSample>));
+  m.impl("vdb_sample", TORCH_BOX(&vdb_sample<CpuSample>));
+  m.impl("vdb_sample_backward", TORCH_BOX(&vdb_sample_backward<CpuSample>));
 }
 
 }  // namespace fl::vdb

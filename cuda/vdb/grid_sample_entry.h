@@ -51,10 +51,9 @@ struct SampleInput {
 };
 
 template <typename Backend>
-Tensor vdb_trilinear(Tensor tops, Tensor nodes, Tensor leaves, Sizes resolution,
-                     Tensor leaf_offsets, Tensor values, Tensor points, Tensor background,
-                     int64_t level) {
-  const char* op = "vdb_trilinear";
+Tensor vdb_sample(Tensor tops, Tensor nodes, Tensor leaves, Sizes resolution, Tensor leaf_offsets,
+                  Tensor values, Tensor points, Tensor background, int64_t level) {
+  const char* op = "vdb_sample";
   const SampleInput in(MaskInput(tops, nodes, leaves, resolution, op), leaf_offsets, values, points,
                        background, level, op);
   Tensor out = new_empty(in.values, {in.points.size(0), in.values.size(1)});
@@ -67,12 +66,12 @@ Tensor vdb_trilinear(Tensor tops, Tensor nodes, Tensor leaves, Sizes resolution,
 
 // Gradients of what was asked for; a tensor of no elements for what was not.
 template <typename Backend>
-std::tuple<Tensor, Tensor> vdb_trilinear_backward(Tensor tops, Tensor nodes, Tensor leaves,
-                                                  Sizes resolution, Tensor leaf_offsets,
-                                                  Tensor values, Tensor points, Tensor background,
-                                                  int64_t level, Tensor gradient, bool needs_values,
-                                                  bool needs_points) {
-  const char* op = "vdb_trilinear_backward";
+std::tuple<Tensor, Tensor> vdb_sample_backward(Tensor tops, Tensor nodes, Tensor leaves,
+                                               Sizes resolution, Tensor leaf_offsets, Tensor values,
+                                               Tensor points, Tensor background, int64_t level,
+                                               Tensor gradient, bool needs_values,
+                                               bool needs_points) {
+  const char* op = "vdb_sample_backward";
   const SampleInput in(MaskInput(tops, nodes, leaves, resolution, op), leaf_offsets, values, points,
                        background, level, op);
   check_shape(gradient, {in.points.size(0), in.values.size(1)}, op, "gradient");

@@ -4,8 +4,8 @@
 // are three tensors and a resolution here.
 #include "core/registration.h"
 
+// Grids: made, changed and read.
 FL_LIBRARY_FRAGMENT(m) {
-  // Grids, made, changed and read: grid_ops.py.
   m.def("vdb_build(Tensor dense) -> (Tensor tops, Tensor nodes, Tensor leaves)");
   m.def("vdb_to_dense(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution) -> Tensor");
   m.def(
@@ -28,25 +28,24 @@ FL_LIBRARY_FRAGMENT(m) {
       "vdb_resample(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution, int factor, "
       "int kind) -> (Tensor tops, Tensor nodes, Tensor leaves)");
   m.def(
-      "vdb_trilinear(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution, Tensor "
-      "leaf_offsets, "
+      "vdb_sample(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution, Tensor leaf_offsets, "
       "Tensor values, Tensor points, Tensor background, int level) -> Tensor");
   m.def(
-      "vdb_trilinear_backward(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution, "
+      "vdb_sample_backward(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution, "
       "Tensor leaf_offsets, Tensor values, Tensor points, Tensor background, int level, "
       "Tensor gradient, bool needs_values, bool needs_points) -> (Tensor values, Tensor points)");
   m.def(
       "vdb_triangle_voxels(Tensor triangles, int[] resolution, int limit) "
       "-> (Tensor coordinates, Tensor total)");
 
-  // Rays through grids: walk_ops.py.
+  // Rays through grids.
   m.def(
-      "vdb_sample(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution, Tensor aabbs, "
+      "vdb_ray_samples(Tensor tops, Tensor nodes, Tensor leaves, int[] resolution, Tensor aabbs, "
       "Tensor rays_o, Tensor rays_d, Tensor near, Tensor far, float step, float cone_angle, "
       "bool exact, int limit) -> "
       "(Tensor ray_indices, Tensor t_starts, Tensor t_ends, Tensor packed_info)");
   m.def(
-      "vdb_sample_dense(Tensor binaries, Tensor aabbs, Tensor rays_o, Tensor rays_d, Tensor near, "
+      "vdb_ray_samples_dense(Tensor binaries, Tensor aabbs, Tensor rays_o, Tensor rays_d, Tensor near, "
       "Tensor far, float step, float cone_angle, int limit) -> "
       "(Tensor ray_indices, Tensor t_starts, Tensor t_ends, Tensor packed_info)");
   m.def(

@@ -45,7 +45,7 @@ struct SlotSink {
       slots.inc[at] = run.inc;
       slots.count[at] = run.count;
     }
-    runs = least(runs + 1, kSlots + 1);
+    runs = lesser(runs + 1, kSlots + 1);
     samples += run.count;
     return samples <= limit;
   }
@@ -81,7 +81,7 @@ struct StoreSink {
 };
 
 template <bool kDense, typename Sink>
-FL_HD void walk_constant(const SampleArgs& a, const WalkGrid& grid, const Ray& ray, Sink& sink) {
+FL_HD void walk_constant(const RaySampleArgs& a, const WalkGrid& grid, const Ray& ray, Sink& sink) {
   const float dt = a.sampling.step;
   RunVisitor<ComputedSteps, Sink> visitor{
       {steps_from(ray.near, dt), 0, dt, rounded_mul(dt, 0.5f), {}}, &sink, false, 0.0f, 0.0f};
@@ -89,7 +89,7 @@ FL_HD void walk_constant(const SampleArgs& a, const WalkGrid& grid, const Ray& r
 }
 
 template <bool kDense, bool kEveryCell, typename Sink>
-FL_HD void walk_cone(const SampleArgs& a, const WalkGrid& grid, const Ray& ray, Sink& sink) {
+FL_HD void walk_cone(const RaySampleArgs& a, const WalkGrid& grid, const Ray& ray, Sink& sink) {
   ConeVisitor<kEveryCell, Sink> visitor{a.sampling, &sink, ray.near, false};
   visit_ray<kDense>(grid, ray, visitor);
 }
@@ -97,7 +97,7 @@ FL_HD void walk_cone(const SampleArgs& a, const WalkGrid& grid, const Ray& ray, 
 enum class Mode { constant, exact_cone, fast_cone };
 
 template <bool kDense, Mode kMode, typename Sink>
-FL_HD void walk_ray(const SampleArgs& a, const WalkGrid& grid, const Ray& ray, Sink& sink) {
+FL_HD void walk_ray(const RaySampleArgs& a, const WalkGrid& grid, const Ray& ray, Sink& sink) {
   if (kMode == Mode::constant)
     walk_constant<kDense>(a, grid, ray, sink);
   else
@@ -118,7 +118,7 @@ FL_D void report(unsigned long long* bad, int64_t n, int64_t index) {
 
 template <bool kDense, Mode kMode>
 FL_KERNEL FL_LAUNCH_BOUNDS(kWalkThreads, 8)
-    walk_kernel(SampleArgs a, Slots slots, int64_t* counts, unsigned long long* bad,
+    walk_kernel(RaySampleArgs a, Slots slots, int64_t* counts, unsigned long long* bad,
                 int64_t shared_tops) {
   FL_DYNAMIC_SHARED(Node, shared);
   WalkGrid grid = a.grid;
@@ -165,7 +165,7 @@ struct ListedRun {
 
 template <bool kDense, Mode kMode>
 FL_KERNEL FL_LAUNCH_BOUNDS(kExpandThreads, 4)
-    expand_kernel(SampleArgs a, Slots slots, const int64_t* counts, const int64_t* starts,
+    expand_kernel(RaySampleArgs a, Slots slots, const int64_t* counts, const int64_t* starts,
                   SampleTarget out, int64_t* packed) {
   constexpr int kWarps = kExpandThreads / 32, kListed = 32 * kSlots;
   FL_SHARED_2D(ListedRun, listed, kWarps, kListed);
@@ -218,7 +218,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kExpandThreads, 4)
 }
 
 struct CudaSample {
-  static void run(const SampleArgs& a, const Tensor& like, Samples& out, const char* op) {
+  static void run(const RaySampleArgs& a, const Tensor& like, Samples& out, const char* op) {
     const bool cone = a.sampling.cone_angle > 0.0f;
     if (a.grid.cells != nullptr)
       cone ? run_mode<true, Mode::exact_cone>(a, like, out, op)
@@ -232,7 +232,7 @@ struct CudaSample {
   }
 
   template <bool kDense, Mode kMode>
-  static void run_mode(const SampleArgs& a, const Tensor& like, Samples& out, const char* op) {
+  static void run_mode(const RaySampleArgs& a, const Tensor& like, Samples& out, const char* op) {
     const DeviceGuard guard(like.get_device_index());
     const Stream stream = current_stream(like.get_device_index());
     const int64_t n = a.rays.count;
@@ -273,8 +273,8 @@ struct CudaSample {
 }  // namespace
 
 FL_LIBRARY_IMPL_CUDA(m) {
-  m.impl("vdb_sample", TORCH_BOX(&vdb_sample<CudaSample>));
-  m.impl("vdb_sample_dense", TORCH_BOX(&vdb_sample_dense<CudaSample>));
+  m.impl("vdb_ray_samples", TORCH_BOX(&vdb_ray_samples<CudaSample>));
+  m.impl("vdb_ray_samples_dense", TORCH_BOX(&vdb_ray_samples_dense<CudaSample>));
 }
 
 }  // namespace fl::vdb

@@ -64,10 +64,10 @@ FL_HD float bits_float(uint32_t bits) {
 }
 #endif
 
-FL_HD float least(float a, float b) { return a < b ? a : b; }
-FL_HD float greatest(float a, float b) { return a > b ? a : b; }
-FL_HD int least(int a, int b) { return a < b ? a : b; }
-FL_HD float within(float x, float low, float high) { return greatest(low, least(x, high)); }
+FL_HD float lesser(float a, float b) { return a < b ? a : b; }
+FL_HD float greater(float a, float b) { return a > b ? a : b; }
+FL_HD int lesser(int a, int b) { return a < b ? a : b; }
+FL_HD float bounded(float x, float low, float high) { return greater(low, lesser(x, high)); }
 FL_HD float size_of(float x) { return x < 0.0f ? -x : x; }
 
 // ------------------------------------------------------------------ sums of one number, rounded
@@ -127,7 +127,7 @@ FL_HD bool is_ray(const float* origin, const float* direction, float near, float
   bool good = size_of(near) < kLargestInput && far == far;
   for (int a = 0; a < 3; ++a) {
     good = good && size_of(origin[a]) < kLargestInput && size_of(direction[a]) < kLargestInput;
-    longest = greatest(longest, size_of(direction[a]));
+    longest = greater(longest, size_of(direction[a]));
   }
   return good && longest > kSmallestDirection;
 }
@@ -146,8 +146,8 @@ FL_HD bool intersect(const Ray& ray, const float* box, float& enter, float& leav
     const float first = rounded_mul(rounded_sub(box[along ? a : 3 + a], o), ray.inverse[a]);
     const float second = rounded_mul(rounded_sub(box[along ? 3 + a : a], o), ray.inverse[a]);
     if (enter > second || first > leave) return false;
-    enter = greatest(enter, first);
-    leave = least(leave, second);
+    enter = greater(enter, first);
+    leave = lesser(leave, second);
   }
   return leave > 0.0f;
 }
@@ -169,9 +169,9 @@ struct AxisOfSteps {
   // When it leaves cell c + 1, given when it leaves c.
   FL_HD float after(float time, int) const { return rounded_add(time, delta); }
   FL_HD int guess(float time, int end) const {
-    return origin + static_cast<int>(within((time - base) * inv_inc + 1.0f,
-                                            static_cast<float>(cell - origin),
-                                            static_cast<float>(end - origin)));
+    return origin + static_cast<int>(bounded((time - base) * inv_inc + 1.0f,
+                                             static_cast<float>(cell - origin),
+                                             static_cast<float>(end - origin)));
   }
   FL_HD void begin(float time) {
     const Progression p = progression_from(time, delta);
@@ -199,8 +199,8 @@ struct AxisInIndexSpace {
   }
   FL_HD float after(float, int c) const { return at(c + 1); }
   FL_HD int guess(float time, int end) const {
-    return cell + static_cast<int>(within((time - at(cell)) * speed + 1.0f, 0.0f,
-                                          static_cast<float>(end - cell)));
+    return cell + static_cast<int>(bounded((time - at(cell)) * speed + 1.0f, 0.0f,
+                                           static_cast<float>(end - cell)));
   }
   FL_HD void renew() {}
 };
@@ -249,7 +249,7 @@ FL_HD AxisOfSteps axis_of_steps(const Ray& ray, int a, float low, float high, in
   const float stop = rounded_add(o, rounded_mul(d, rounded_sub(leave, inside)));
   const auto cell_of = [&](float point) FL_INLINE {
     const float c = rounded_mul(rounded_div(rounded_sub(point, low), extent), count);
-    return static_cast<int>(within(c, 0.0f, static_cast<float>(cells - 1)));
+    return static_cast<int>(bounded(c, 0.0f, static_cast<float>(cells - 1)));
   };
   const int first = cell_of(start), final = cell_of(stop);
   AxisOfSteps axis;
@@ -264,11 +264,11 @@ FL_HD AxisOfSteps axis_of_steps(const Ray& ray, int a, float low, float high, in
   const float face = rounded_mul(static_cast<float>(d > 0.0f ? first + 1 : first), voxel);
   const float time =
       rounded_add(rounded_mul(rounded_add(low, rounded_sub(face, start)), ray.inverse[a]), enter);
-  axis.delta = least(size_of(rounded_mul(voxel, ray.inverse[a])), kFarAway);
+  axis.delta = lesser(size_of(rounded_mul(voxel, ray.inverse[a])), kFarAway);
   // A last cell behind the first is no end: then the grid's edge is.
   axis.last = final ^ axis.mirror;
   if (axis.last < axis.cell) axis.last = (d > 0.0f ? cells - 1 : 0) ^ axis.mirror;
-  axis.begin(within(time, -kFarAway, kFarAway));
+  axis.begin(bounded(time, -kFarAway, kFarAway));
   return axis;
 }
 
@@ -291,7 +291,7 @@ FL_HD AxisInIndexSpace axis_in_index_space(const Ray& ray, int a, int cells, flo
   axis.speed = size_of(d);
   axis.mirror = d < 0.0f ? kMirror : 0;
   const float point = ray.origin[a] + enter * d;
-  const int first = static_cast<int>(within(point, 0.0f, static_cast<float>(cells - 1)));
+  const int first = static_cast<int>(bounded(point, 0.0f, static_cast<float>(cells - 1)));
   axis.last = d == 0.0f ? first : (d < 0.0f ? 0 : cells - 1) ^ axis.mirror;
   axis.valid = axis.last;
   const int edge = (d < 0.0f ? cells - 1 : 0) ^ axis.mirror;
@@ -331,7 +331,7 @@ struct Block {
 
   template <int A, typename Axis>
   FL_HD void set(const Axis& axis) {
-    cell[A] = least(axis.cell | (kEdge - 1), axis.valid);
+    cell[A] = lesser(axis.cell | (kEdge - 1), axis.valid);
     time[A] = axis.at(cell[A]);
   }
   template <typename Axis>
@@ -340,7 +340,7 @@ struct Block {
     set<1>(w.axis[1]);
     set<2>(w.axis[2]);
   }
-  FL_HD float exit() const { return least(time[0], least(time[1], time[2])); }
+  FL_HD float exit() const { return lesser(time[0], lesser(time[1], time[2])); }
 };
 
 // The ray crosses out of a block by one axis. False where its walk ends.
@@ -416,7 +416,7 @@ FL_HD Next walk_voxels(Walk<Axis>& w, int around, Visitor& visitor, const Occupi
     return out ? Next::out : Next::in;
   };
   for (;;) {
-    const float exit = least(least(tx, least(ty, tz)), w.end);
+    const float exit = lesser(lesser(tx, lesser(ty, tz)), w.end);
     if (!(occupied(voxel_of(w)) ? visitor.occupied(exit) : visitor.empty(exit))) return Next::over;
     const Next next = tx < ty && tx < tz ? step(x, tx, 0)
                       : ty < tz          ? step(y, ty, 1)
@@ -432,14 +432,14 @@ FL_HD Next pass_empty(const Block<kEdge>& block, Walk<Axis>& w, Visitor& visitor
     refine_in(block, w);
     return walk_voxels(w, kEdge, visitor, [](const Voxel&) FL_INLINE { return false; });
   }
-  return visitor.empty(least(block.exit(), w.end)) ? Next::in : Next::over;
+  return visitor.empty(lesser(block.exit(), w.end)) ? Next::in : Next::over;
 }
 
 template <typename Axis, typename Visitor>
 FL_HD Next walk_leaf(uint64_t word, const Block<kLeafEdge>& block, Walk<Axis>& w,
                      Visitor& visitor) {
   if (word == ~uint64_t{0} && Visitor::kFullLeaves)
-    return visitor.occupied(least(block.exit(), w.end)) ? Next::in : Next::over;
+    return visitor.occupied(lesser(block.exit(), w.end)) ? Next::in : Next::over;
   refine_in(block, w);
   return walk_voxels(w, kLeafEdge, visitor, [word](const Voxel& v) FL_INLINE {
     return has_bit(word, child_bit(v.x, v.y, v.z));
@@ -500,7 +500,7 @@ FL_HD void walk_dense(const uint8_t* cells, const int* resolution, const Walk<Ax
     return true;
   };
   for (bool more = true; more;) {
-    const float exit = least(least(tx, least(ty, tz)), walk.end);
+    const float exit = lesser(lesser(tx, lesser(ty, tz)), walk.end);
     if (!(*cell != 0 ? visitor.occupied(exit) : visitor.empty(exit))) return;
     more = tx < ty && tx < tz ? step(x, tx, cx, x_stride)
            : ty < tz          ? step(y, ty, cy, y_stride)
@@ -559,8 +559,8 @@ FL_HD bool stretch_between(float time, int64_t what, float next_time, int64_t ne
     if (next_what < levels) return false;
     s.level = static_cast<int>(next_what % levels);
   }
-  s.enter = greatest(time, near);
-  s.leave = least(next_time, far);
+  s.enter = greater(time, near);
+  s.leave = lesser(next_time, far);
   return s.enter < s.leave;
 }
 
@@ -570,7 +570,7 @@ FL_HD void for_stretches(const Ray& ray, const float* boxes, int levels, const F
   Stretch s;
   if (levels == 1) {
     if (!intersect(ray, boxes, s.enter, s.leave)) return;
-    s = {greatest(s.enter, ray.near), least(s.leave, ray.far), 0};
+    s = {greater(s.enter, ray.near), lesser(s.leave, ray.far), 0};
     if (s.enter < s.leave) f(s);
     return;
   }

@@ -76,7 +76,7 @@ struct Group {
 };
 
 template <bool kDense>
-void walk_ray(const SampleArgs& a, const Ray& ray, Worker& worker) {
+void walk_ray(const RaySampleArgs& a, const Ray& ray, Worker& worker) {
   const float dt = a.sampling.step;
   if (a.sampling.cone_angle > 0.0f) {
     if (kDense || a.exact) {
@@ -97,8 +97,8 @@ void walk_ray(const SampleArgs& a, const Ray& ray, Worker& worker) {
 }
 
 template <bool kDense>
-Group walk_group(const SampleArgs& a, int64_t begin, int64_t end, Worker& worker, int64_t* packed,
-                 int32_t* runs_per_ray) {
+Group walk_group(const RaySampleArgs& a, int64_t begin, int64_t end, Worker& worker,
+                 int64_t* packed, int32_t* runs_per_ray) {
   RunSink& sink = worker.sink;
   Group group{0, static_cast<int64_t>(sink.runs.size()), 0, kAllGood};
   for (int64_t i = begin; i < end; ++i) {
@@ -116,7 +116,7 @@ Group walk_group(const SampleArgs& a, int64_t begin, int64_t end, Worker& worker
 }
 
 struct CpuSample {
-  static void run(const SampleArgs& a, const Tensor& like, Samples& out, const char* op) {
+  static void run(const RaySampleArgs& a, const Tensor& like, Samples& out, const char* op) {
     const int64_t n = a.rays.count, n_groups = (n + kGroup - 1) / kGroup;
     const bool boxes_good = are_boxes(a.grid.boxes, a.grid.masks.levels);
     check_good(boxes_good ? kAllGood : n, n, op);
@@ -171,8 +171,8 @@ struct CpuSample {
 }  // namespace
 
 FL_LIBRARY_IMPL_CPU(m) {
-  m.impl("vdb_sample", TORCH_BOX(&vdb_sample<CpuSample>));
-  m.impl("vdb_sample_dense", TORCH_BOX(&vdb_sample_dense<CpuSample>));
+  m.impl("vdb_ray_samples", TORCH_BOX(&vdb_ray_samples<CpuSample>));
+  m.impl("vdb_ray_samples_dense", TORCH_BOX(&vdb_ray_samples_dense<CpuSample>));
 }
 
 }  // namespace fl::vdb

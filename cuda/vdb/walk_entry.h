@@ -25,10 +25,10 @@ struct RayArgs {
   }
 };
 
-struct SampleArgs {
+struct RaySampleArgs {
   WalkGrid grid;
   RayArgs rays;
-  Sampling sampling;
+  RaySampling sampling;
   int64_t limit;
   bool exact;
 };
@@ -121,7 +121,7 @@ inline WalkGrid dense_grid(const Tensor& binaries, const char* op) {
   check_dtype(binaries, ScalarType::Bool, op, "binaries");
   check_shape(binaries, {-1, -1, -1, -1}, op, "binaries");
   WalkGrid grid{};
-  grid.masks.levels = static_cast<int>(least(static_cast<int>(binaries.size(0)), 1 << 20));
+  grid.masks.levels = static_cast<int>(lesser(static_cast<int>(binaries.size(0)), 1 << 20));
   for (int a = 0; a < 3; ++a) {
     STD_TORCH_CHECK(binaries.size(a + 1) >= 1 && binaries.size(a + 1) < kMirror, op,
                     ": binaries: expected 1 to 2^30 voxels an axis, got ", binaries.size(a + 1));
@@ -131,7 +131,7 @@ inline WalkGrid dense_grid(const Tensor& binaries, const char* op) {
   return grid;
 }
 
-inline Sampling checked_sampling(double step, double cone_angle, const char* op) {
+inline RaySampling checked_sampling(double step, double cone_angle, const char* op) {
   STD_TORCH_CHECK(step >= 1e-12 && step <= 1e10, op,
                   ": step: expected a length from 1e-12 to 1e10, got ", step);
   STD_TORCH_CHECK(cone_angle >= 0.0 && cone_angle <= 1e3, op,
@@ -150,30 +150,32 @@ struct Samples {
   }
 };
 
-using SampleResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using RaySampleResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <typename Backend>
-SampleResult sample(WalkGrid grid, Tensor boxes, Tensor origins, Tensor directions, Tensor near,
-                    Tensor far, double step, double cone_angle, bool exact, int64_t limit,
-                    const Tensor& like, const char* op) {
+RaySampleResult sample(WalkGrid grid, Tensor boxes, Tensor origins, Tensor directions, Tensor near,
+                       Tensor far, double step, double cone_angle, bool exact, int64_t limit,
+                       const Tensor& like, const char* op) {
   check_boxes(boxes, grid.masks.levels, like, op);
   check_rays(origins, directions, near, far, like, op);
   STD_TORCH_CHECK(limit >= 0, op, ": limit: expected at least 0, got ", limit);
-  const Sampling sampling = checked_sampling(step, cone_angle, op);
+  const RaySampling sampling = checked_sampling(step, cone_angle, op);
   dense_all(boxes, origins, directions, near, far);
   grid.boxes = input<float>(boxes);
   Samples out;
   out.packed_info = new_empty(like, {origins.size(0), 2}, ScalarType::Long);
-  Backend::run(SampleArgs{grid, ray_args(origins, directions, near, far), sampling, limit, exact},
-               origins, out, op);
+  Backend::run(
+      RaySampleArgs{grid, ray_args(origins, directions, near, far), sampling, limit, exact},
+      origins, out, op);
   return {out.ray_indices, out.t_starts, out.t_ends, out.packed_info};
 }
 
 template <typename Backend>
-SampleResult vdb_sample(Tensor tops, Tensor nodes, Tensor leaves, std::vector<int64_t> resolution,
-                        Tensor boxes, Tensor origins, Tensor directions, Tensor near, Tensor far,
-                        double step, double cone_angle, bool exact, int64_t limit) {
-  const char* op = "vdb_sample";
+RaySampleResult vdb_ray_samples(Tensor tops, Tensor nodes, Tensor leaves,
+                                std::vector<int64_t> resolution, Tensor boxes, Tensor origins,
+                                Tensor directions, Tensor near, Tensor far, double step,
+                                double cone_angle, bool exact, int64_t limit) {
+  const char* op = "vdb_ray_samples";
   dense_all(tops, nodes, leaves);
   WalkGrid grid{};
   grid.masks = masks_of(tops, nodes, leaves, resolution, op);
@@ -182,10 +184,10 @@ SampleResult vdb_sample(Tensor tops, Tensor nodes, Tensor leaves, std::vector<in
 }
 
 template <typename Backend>
-SampleResult vdb_sample_dense(Tensor binaries, Tensor boxes, Tensor origins, Tensor directions,
-                              Tensor near, Tensor far, double step, double cone_angle,
-                              int64_t limit) {
-  const char* op = "vdb_sample_dense";
+RaySampleResult vdb_ray_samples_dense(Tensor binaries, Tensor boxes, Tensor origins,
+                                      Tensor directions, Tensor near, Tensor far, double step,
+                                      double cone_angle, int64_t limit) {
+  const char* op = "vdb_ray_samples_dense";
   make_dense(binaries);
   return sample<Backend>(dense_grid(binaries, op), boxes, origins, directions, near, far, step,
                          cone_angle, true, limit, binaries, op);

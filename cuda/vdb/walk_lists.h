@@ -46,7 +46,7 @@ struct TraverseArgs {
   WalkGrid grid;
   GivenCrossings given;  // times null: computed
   const uint8_t* mask;   // [n] or null: which rays to walk
-  Sampling sampling;     // a step of 0: a sample for each voxel
+  RaySampling sampling;  // a step of 0: a sample for each voxel
   int64_t most;          // samples of a ray; 0: no limit
 };
 
@@ -55,7 +55,7 @@ template <typename Sink>
 struct TraverseVisitor {
   static constexpr bool kEveryCell = true, kFullLeaves = false;
 
-  Sampling sampling;
+  RaySampling sampling;
   int64_t most;
   Sink* sink;
   float t;
@@ -64,7 +64,7 @@ struct TraverseVisitor {
 
   FL_HD bool enough() const { return most > 0 && found >= most; }
   FL_HD float step_at(float at) const {
-    return within(rounded_mul(at, sampling.cone_angle), sampling.step, 1e10f);
+    return bounded(rounded_mul(at, sampling.cone_angle), sampling.step, 1e10f);
   }
   FL_HD bool begin(float time, float ended) {
     if (enough()) return false;
@@ -140,12 +140,12 @@ struct PieceVisitor {
       inside = true;
       entered = until;
     }
-    until = greatest(until, exit);
+    until = greater(until, exit);
     return more;
   }
   FL_HD bool empty(float exit) {
     finish();
-    until = greatest(until, exit);
+    until = greater(until, exit);
     return more;
   }
   FL_HD void finish() {
@@ -167,8 +167,8 @@ FL_HD void pieces_of_ray(const PieceArgs& a, const Ray& ray, Sink& sink) {
     box[3 + k] = static_cast<float>(a.masks.resolution[k]);
   }
   if (!intersect(ray, box, enter, leave)) return;
-  enter = greatest(enter, ray.near);
-  leave = least(leave, ray.far);
+  enter = greater(enter, ray.near);
+  leave = lesser(leave, ray.far);
   if (!(enter < leave)) return;
   Walk<AxisInIndexSpace> walk = walk_in_index_space(ray, a.masks.resolution, enter, leave);
   PieceVisitor<kVoxels, Sink> visitor{&walk, &sink, enter, enter, false, true};

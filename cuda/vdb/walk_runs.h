@@ -43,7 +43,7 @@ struct Steps {
   // The first of the part, from j on, whose middle is not before `time`; last + 1 if there is none.
   FL_HD int find(float time) const {
     const float steps = (time - half - part.base) * part.inv_inc + 1.0f;
-    int i = static_cast<int>(within(steps, static_cast<float>(j), static_cast<float>(part.last)));
+    int i = static_cast<int>(bounded(steps, static_cast<float>(j), static_cast<float>(part.last)));
     while (i > j && !before(i - 1, time)) --i;
     while (i <= part.last && before(i, time)) ++i;
     return i;
@@ -80,7 +80,7 @@ struct ComputedSteps {
 };
 
 // What samples are taken of: the same for all rays.
-struct Sampling {
+struct RaySampling {
   float step, cone_angle;
 };
 
@@ -145,13 +145,13 @@ template <bool kEveryCell_, typename Sink>
 struct ConeVisitor {
   static constexpr bool kEveryCell = kEveryCell_, kFullLeaves = true;
 
-  Sampling sampling;
+  RaySampling sampling;
   Sink* sink;
   float t;
   bool inside;  // samples were handed over since the last empty cell
 
   FL_HD float step_at(float at) const {
-    return within(rounded_mul(at, sampling.cone_angle), sampling.step, 1e10f);
+    return bounded(rounded_mul(at, sampling.cone_angle), sampling.step, 1e10f);
   }
   FL_HD bool begin(float time, float ended) {
     if (inside && !(time > ended)) return true;

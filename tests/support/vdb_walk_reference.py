@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -89,7 +90,7 @@ def stretches(
             events.append((hit[0], 0, -level, level, True))
             events.append((hit[1], 1, level, level, False))
     events.sort(key=lambda e: e[:3])
-    for event, after in zip(events, events[1:]):
+    for event, after in pairwise(events):
         level, entering = event[3:]
         if not entering:
             if after[4]:
@@ -132,10 +133,9 @@ def cells(
         tdist.append(min(max((low + (face - start)) * inverse + enter, -FAR_AWAY), FAR_AWAY))
         delta.append(min(abs(voxel * inverse), FAR_AWAY))
     while True:
+        axis = 1 if tdist[1] < tdist[2] else 2
         if tdist[0] < tdist[1] and tdist[0] < tdist[2]:
             axis = 0
-        else:
-            axis = 1 if tdist[1] < tdist[2] else 2
         yield (cell[0], cell[1], cell[2]), min(tdist[axis], leave)
         if cell[axis] == last[axis] or tdist[axis] >= leave:
             return
