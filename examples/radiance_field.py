@@ -7,7 +7,8 @@
 The field is a sparse grid of densities and features, read trilinearly, and a small network that
 makes colours of features and directions. It grows finer twice while it trains, and keeps voxels
 only where the occupancy estimator has found something. Then the estimator is converted in one line,
-``VDBEstimator.from_estimator``, and the held-out views are rendered with both.
+``VDBEstimator.from_estimator``, and the held-out views are rendered with both; and with masks four
+times as fine, in which a dense grid would take 134 MB, so that rays ask less about nothing.
 """
 
 from __future__ import annotations
@@ -437,7 +438,10 @@ def main(options: Options) -> dict[str, Any]:
     steps, seconds = trainer.run(progress)
     print(f"\n{steps} steps in {seconds:.0f} s")
     occupancy = trainer.estimator.eval()
-    estimators = {"occupancy": occupancy, "vdb": fl.VDBEstimator.from_estimator(occupancy)}
+    nested = fl.VDBEstimator.from_estimator(occupancy)
+    with torch.no_grad():
+        finer = nested.refined(lambda x: trainer.field.density(x)[0] * trainer.step_size, 4)
+    estimators = {"occupancy": occupancy, "vdb": nested, "refined": finer}
     found = measure(trainer, estimators, scene.test[: options.views])
     for name, figures in found.items():
         print(
@@ -445,11 +449,17 @@ def main(options: Options) -> dict[str, Any]:
             f"({100 * figures.sampling_share:.0f} % sampling), sampler "
             f"{figures.rays_per_second / 1e6:.2f} M rays/s, grid {figures.grid_bytes / 1e3:.0f} kB"
         )
-    speedup = found["occupancy"].render_seconds / found["vdb"].render_seconds
-    print(f"nested masks render {speedup:.2f} times as fast")
+    base = found["occupancy"].render_seconds
+    speedup, refined = (base / found[name].render_seconds for name in ("vdb", "refined"))
+    print(f"nested masks render {speedup:.2f} times as fast, refined ones {refined:.2f} times")
     if options.picture:
         save_picture(options.picture, found["vdb"].images)
-    result: dict[str, Any] = {"steps": steps, "seconds": seconds, "speedup": speedup}
+    result: dict[str, Any] = {
+        "steps": steps,
+        "seconds": seconds,
+        "speedup": speedup,
+        "refined_speedup": refined,
+    }
     result["occupied"] = float(occupancy.binaries.float().mean())
     result["voxels"] = int(trainer.field.offsets[-1])
     for name, figures in found.items():

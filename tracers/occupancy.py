@@ -26,7 +26,7 @@ SampleFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 OccupancyFunction = Callable[[Tensor], Tensor]
 
 # Cells looked at together: enough for the field's kernels, few beside the grid itself.
-_CELLS_AT_ONCE = 1 << 20
+CELLS_AT_ONCE = 1 << 20
 _LARGEST_CELL_COUNT = 1 << 40
 
 
@@ -342,7 +342,7 @@ class OccupancyEstimator(AbstractEstimator):
                 cells = self._drawn_cells(level, self.cells_per_lvl // 4)
                 # All at once: a cell that was drawn twice fades once.
                 occs[cells] = occs[cells] * ema_decay
-                chosen = iter(cells.split(_CELLS_AT_ONCE))
+                chosen = iter(cells.split(CELLS_AT_ONCE))
             for cells in chosen:
                 found = self._look(level, cells, occ_eval_fn)
                 bad |= found.isnan().any()
@@ -364,7 +364,7 @@ class OccupancyEstimator(AbstractEstimator):
         """Cells above the threshold, in a new tensor."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         count = torch.zeros((), dtype=torch.int64, device=self.device)
-        for part in self.occs.split(_CELLS_AT_ONCE):
+        for part in self.occs.split(CELLS_AT_ONCE):
             seen = part >= 0
             total += torch.where(seen, part, 0).sum(dtype=torch.float64)
             count += seen.sum()
@@ -375,8 +375,8 @@ class OccupancyEstimator(AbstractEstimator):
     def _seen_cells(self, level: int) -> Iterator[Tensor]:
         """The cells of a level that some camera sees, some at a time."""
         occs = self._level_occs(level)
-        for first in range(0, self.cells_per_lvl, _CELLS_AT_ONCE):
-            seen = (occs[first : first + _CELLS_AT_ONCE] >= 0).nonzero()[:, 0]
+        for first in range(0, self.cells_per_lvl, CELLS_AT_ONCE):
+            seen = (occs[first : first + CELLS_AT_ONCE] >= 0).nonzero()[:, 0]
             if len(seen):
                 yield seen + first
 

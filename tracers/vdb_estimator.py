@@ -15,9 +15,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..cuda.vdb.grid_ops import Masks, build_masks
+from ..cuda.vdb.grid_ops import (
+    Masks,
+    active_coordinates,
+    build_masks,
+    dilate_masks,
+    intersection,
+    masks_from_coordinates,
+    refine_masks,
+)
 from ..cuda.vdb.walk_ops import sample_masks
-from .occupancy import OccupancyEstimator
+from .occupancy import CELLS_AT_ONCE, OccupancyEstimator, OccupancyFunction
 
 if TYPE_CHECKING:
     from ..representations.vdb import VDBGrid
@@ -140,8 +148,15 @@ class VDBEstimator(OccupancyEstimator):
         """
         masks = grid.masks
         boxes = world_boxes(grid) if aabb is None else None
-        innermost = aabb if boxes is None else boxes[0]
-        made = cls(torch.as_tensor(innermost).cpu(), 1, masks.levels, exact=exact)
+        innermost = torch.as_tensor(aabb if boxes is None else boxes[0])
+        return cls._from_masks(masks, innermost, boxes, exact)
+
+    @classmethod
+    def _from_masks(
+        cls, masks: Masks, innermost: Tensor, boxes: Tensor | None, exact: bool
+    ) -> VDBEstimator:
+        """An estimator without a dense grid; boxes of all levels, or twice as large each."""
+        made = cls(innermost.cpu(), 1, masks.levels, exact=exact)
         if boxes is not None:
             made.aabbs = boxes.to(made.aabbs)
         made.resolution = torch.tensor(masks.resolution, dtype=torch.int32)
@@ -150,6 +165,55 @@ class VDBEstimator(OccupancyEstimator):
         made.to(masks.device)
         made._masks, made._fixed = masks, True
         return made.eval()
+
+    @torch.no_grad()
+    def refined(
+        self, occ_eval_fn: OccupancyFunction, factor: int = 2, occ_thre: float = 1e-3
+    ) -> VDBEstimator:
+        """Splits occupied cells, and keeps the parts in which a trained field holds something.
+
+        A dense grid of such fine cells would be large and slow to walk; nested masks are neither,
+        and rays then take fewer samples of nothing. What falls below the threshold is lost.
+
+        Args:
+            occ_eval_fn: Positions [N, 3] to occupancies [N, 1] or [N]: density times the length of
+                a sample. It is asked about the middle of each part.
+            factor: Parts of a cell along each axis.
+            occ_thre: A part is kept where it, or one of the 26 around it, is above.
+
+        Returns:
+            An estimator of its own, in evaluation mode, which cannot be trained.
+
+        Raises:
+            ValueError: factor is below 1, or occ_eval_fn gave another shape.
+
+        Example:
+            >>> estimator = VDBEstimator([-1, -1, -1, 1, 1, 1], 16)
+            >>> estimator.binaries[:] = True
+            >>> finer = estimator.refined(lambda x: (x.norm(dim=-1) < 0.3).float(), factor=2)
+            >>> finer.resolution.tolist()
+            [32, 32, 32]
+        """
+        name = f"{type(self).__name__}.refined"
+        if int(factor) < 1:
+            raise ValueError(f"{name}: factor: expected 1 or more, got {factor}")
+        masks = self.masks()
+        masks = refine_masks(masks, int(factor)) if factor > 1 else masks
+        cells = active_coordinates(masks, with_level=True)
+        resolution = torch.tensor(masks.resolution, device=masks.device)
+        kept = [cells[:0]]
+        for part in cells.split(CELLS_AT_ONCE):
+            boxes = self.aabbs[part[:, 0].long()]
+            places = (part[:, 1:] + 0.5) / resolution
+            found = occ_eval_fn(boxes[:, :3] + places * (boxes[:, 3:] - boxes[:, :3]))
+            if found.numel() != len(part):
+                raise ValueError(
+                    f"{name}: occ_eval_fn: expected shape [{len(part)}, 1], got {list(found.shape)}"
+                )
+            kept.append(part[found.reshape(-1) > occ_thre])
+        full = masks_from_coordinates(torch.cat(kept), masks.resolution, masks.levels)
+        masks = intersection(dilate_masks(full, 26), masks)
+        return self._from_masks(masks, self.aabbs[0], self.aabbs, self.exact)
 
     # -- masks -------------------------------------------------------------------------------------
 

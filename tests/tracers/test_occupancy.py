@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fieldline.representations.vdb import VDBGrid
 from fieldline.tracers.occupancy import OccupancyEstimator, enlarge_aabb
 from fieldline.tracers.vdb_estimator import VDBEstimator
 from hypothesis import given
@@ -460,3 +461,57 @@ def test_nan_leaves_the_estimator_usable() -> None:
     with pytest.raises(ValueError, match="NaN"):
         estimator._update(0, lambda x: torch.where(x[:, :1] > 0, float("nan"), 1.0))
     assert estimator.occs.isfinite().all()
+
+
+# -- without a dense grid --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("placed", [False, True])
+def test_from_grid_samples_its_voxels(placed: bool) -> None:
+    dense = filled(resolution=[20, 33, 70], share=0.1)
+    transform = torch.diag(torch.tensor([0.1, 2 / 33, 2 / 70, 1.0], dtype=torch.float64))
+    transform[:3, 3] = -1
+    grid = VDBGrid.from_dense(dense.binaries[0], transform=transform)
+    sparse = VDBEstimator.from_grid(grid, BOX if placed else None)
+    o, d = rays(200)
+    a, b = (e.sampling(o, d, render_step_size=0.05) for e in (dense, sparse))
+    if placed:
+        assert len(a[0]) and all(torch.equal(x, y) for x, y in zip(a, b))
+    assert abs(len(a[0]) - len(b[0])) <= 1e-3 * len(a[0])
+    assert sparse.resolution.tolist() == [20, 33, 70] and sparse.binaries.numel() == 0
+    moved = sparse.to(torch.float64).to(torch.float32)
+    assert len(moved.sampling(o, d, render_step_size=0.05)[0]) == len(b[0])
+    twin = copy.deepcopy(sparse)
+    assert len(twin.sampling(o, d, render_step_size=0.05)[0]) == len(b[0])
+    with pytest.raises(RuntimeError, match="made by from_grid, which cannot be trained"):
+        sparse.train().update_every_n_steps(0, ball)
+
+
+def test_from_grid_needs_an_upright_box() -> None:
+    turned = torch.eye(4, dtype=torch.float64)
+    turned[:2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    grid = VDBGrid.from_dense(torch.ones(2, 2, 2, dtype=torch.bool), transform=turned)
+    with pytest.raises(ValueError, match="a transform that scales along the axes"):
+        VDBEstimator.from_grid(grid)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_refined_keeps_what_is_seen(levels: int) -> None:
+    coarse = VDBEstimator(BOX, 8, levels)
+    coarse.binaries[:] = True
+    finer = coarse.refined(ball, factor=4)
+    assert finer.resolution.tolist() == [32] * 3 and not finer.training
+    o, d = rays(100)
+    kept, everything = (e.sampling(o, d, render_step_size=0.01) for e in (finer, coarse))
+    assert 0 < len(kept[0]) < 0.5 * len(everything[0])
+    points = position(coarse, o, d, everything)
+    inside = points.norm(dim=-1) < 0.5
+    wanted = torch.stack([everything[0][inside].double(), everything[1][inside].double()], -1)
+    found = {tuple(row) for row in torch.stack([kept[0].double(), kept[1].double()], -1).tolist()}
+    assert len(wanted) > 100 and all(tuple(row) in found for row in wanted.tolist())
+    same = coarse.refined(lambda x: torch.ones(len(x)), factor=1)
+    assert len(same.sampling(o, d, render_step_size=0.01)[0]) == len(everything[0])
+    with pytest.raises(ValueError, match="factor: expected 1 or more, got 0"):
+        coarse.refined(ball, 0)
+    with pytest.raises(ValueError, match=r"occ_eval_fn: expected shape \[\d+, 1\]"):
+        coarse.refined(lambda x: x)
