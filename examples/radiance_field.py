@@ -74,10 +74,14 @@ class Options:
     """Of the images; default the scene's."""
     resolution: int = 128
     """Of the occupancy grid, cells along each axis."""
-    rays: int = 4096
+    finest: int = 256
+    """Most voxels of the field along each axis."""
+    rays: int = 2048
     """Rays a step."""
     views: int | None = None
     """Most held-out views that are rendered."""
+    repeats: int = 3
+    """How often each view is rendered; the best time counts."""
     seed: int = 0
     """Of all random draws."""
     picture: str | None = None
@@ -227,7 +231,7 @@ class Trainer:
         self.step_size = how.step * float(box[3] - box[0]) / 2
         self.estimator = fl.OccupancyEstimator(box, options.resolution, how.levels)
         self.estimator.to(options.device)
-        edge = how.resolutions[0]
+        edge = min(how.resolutions[0], options.finest)
         full = torch.ones(how.levels, edge, edge, edge, dtype=torch.bool, device=options.device)
         self.field = SparseField(self.estimator.aabbs, grids.build_masks(full))
         self.optimizer = self.make_optimizer()
@@ -261,7 +265,8 @@ class Trainer:
     def run(self, progress: Callable[[int, float], None]) -> tuple[int, float]:
         """Trains; returns steps and seconds."""
         options, start = self.options, time.perf_counter()
-        stages = dict(zip((0.1, 0.4), self.how.resolutions[1:]))
+        finer = [n for n in self.how.resolutions[1:] if n <= options.finest]
+        stages = dict(zip((0.1, 0.4), finer))
         done = 0.0
         step = 0
         while done < 1:
@@ -352,10 +357,9 @@ def measure(
     trainer: Trainer,
     estimators: dict[str, fl.OccupancyEstimator],
     views: list[fl.datasets.View],
-    repeats: int = 3,
 ) -> dict[str, Figures]:
     """Renders views with each estimator, in turns, and takes the best time of each view."""
-    device, how = trainer.options.device, trainer.how
+    device, how, repeats = trainer.options.device, trainer.how, trainer.options.repeats
     found = {name: Figures(grid_bytes=e.grid_bytes) for name, e in estimators.items()}
     for view in views:
         rays = tuple(t.float().to(device) for t in view.camera.rays())

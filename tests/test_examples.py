@@ -43,11 +43,13 @@ def test_radiance_field(data_dir: Path, tmp_path: Path) -> None:
     module = runpy.run_path(str(EXAMPLES / "radiance_field.py"))
     options = module["Options"](
         str(data_dir / "nerf_synthetic" / "lego"),
-        steps=110,
+        steps=100,
         downscale=16,
         resolution=32,
-        rays=512,
-        views=2,
+        finest=128,
+        rays=128,
+        views=1,
+        repeats=1,
         picture=str(tmp_path / "views.png"),
         json=str(tmp_path / "figures.json"),
     )
@@ -57,4 +59,4 @@ def test_radiance_field(data_dir: Path, tmp_path: Path) -> None:
     assert found["vdb"]["grid_bytes"] < found["occupancy"]["grid_bytes"]
     assert found["occupancy"]["samples"] == found["vdb"]["samples"] > 0
     assert (tmp_path / "views.png").stat().st_size > 1000
-    assert json.loads((tmp_path / "figures.json").read_text())["steps"] == 110
+    assert json.loads((tmp_path / "figures.json").read_text())["steps"] == 100
