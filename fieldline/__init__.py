@@ -21,6 +21,7 @@ from .errors import FileFormatError
 
 if TYPE_CHECKING:
     from . import compat, cuda, datasets, engine, representations, tracers
+    from .cuda import cuda_include_dir
     from .engine.dense_init import DenseInitReport, PlaneSweep, dense_init
     from .engine.training import (
         FitConfig,
@@ -37,11 +38,17 @@ if TYPE_CHECKING:
     from .representations.gaussians import Gaussians3D
     from .representations.points import PointCloud
     from .representations.vdb import VDBGrid
+    from .tracers import vdb
+    from .tracers.occupancy import OccupancyEstimator
+    from .tracers.ray_rendering import RayRender, render_rays
     from .tracers.splatting import RenderOutput, rasterization, render
+    from .tracers.vdb_estimator import VDBEstimator
 
     __version__: str
 
-# Where each name lives. A name that is its own module stands for that module.
+# Where each name lives. A name that is its own module stands for that module, as do those of
+# _MODULES.
+_MODULES = ("vdb",)
 _HOME = {
     "Camera": "representations.cameras",
     "CameraPath": "representations.camera_path",
@@ -51,12 +58,16 @@ _HOME = {
     "FitProgress": "engine.training",
     "FitResult": "engine.training",
     "Gaussians3D": "representations.gaussians",
+    "OccupancyEstimator": "tracers.occupancy",
     "PlaneSweep": "engine.dense_init",
     "PointCloud": "representations.points",
+    "RayRender": "tracers.ray_rendering",
     "RenderOutput": "tracers.splatting",
+    "VDBEstimator": "tracers.vdb_estimator",
     "VDBFile": "representations.files",
     "VDBGrid": "representations.vdb",
     "VDBTree": "representations.files",
+    "cuda_include_dir": "cuda",
     "dense_init": "engine.dense_init",
     "evaluate": "engine.training",
     "fit": "engine.training",
@@ -65,6 +76,7 @@ _HOME = {
     "rasterization": "tracers.splatting",
     "read_vdb": "representations.files",
     "render": "tracers.splatting",
+    "render_rays": "tracers.ray_rendering",
     "save": "representations.files",
     "write_vdb": "representations.files",
     "compat": "compat",
@@ -73,6 +85,7 @@ _HOME = {
     "engine": "engine",
     "representations": "representations",
     "tracers": "tracers",
+    "vdb": "tracers.vdb",
 }
 
 __all__ = [
@@ -85,15 +98,19 @@ __all__ = [
     "FitProgress",
     "FitResult",
     "Gaussians3D",
+    "OccupancyEstimator",
     "PlaneSweep",
     "PointCloud",
+    "RayRender",
     "RenderOutput",
+    "VDBEstimator",
     "VDBFile",
     "VDBGrid",
     "VDBTree",
     "__version__",
     "compat",
     "cuda",
+    "cuda_include_dir",
     "datasets",
     "dense_init",
     "engine",
@@ -104,9 +121,11 @@ __all__ = [
     "rasterization",
     "read_vdb",
     "render",
+    "render_rays",
     "representations",
     "save",
     "tracers",
+    "vdb",
     "write_vdb",
 ]
 
@@ -118,7 +137,7 @@ def __getattr__(name: str) -> Any:
     elif name in _HOME:
         home = _HOME[name]
         value = importlib.import_module(f".{home}", __name__)
-        if home != name:
+        if home != name and name not in _MODULES:
             value = getattr(value, name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

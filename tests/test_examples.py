@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
@@ -35,3 +36,27 @@ def test_dense_init(tmp_path: Path) -> None:
 def test_differentiable_rendering() -> None:
     main = runpy.run_path(str(EXAMPLES / "differentiable_rendering.py"))["main"]
     assert main(steps=40) < 0.05
+
+
+def test_radiance_field(data_dir: Path, tmp_path: Path) -> None:
+    """A short run on small pictures: both estimators see the same."""
+    module = runpy.run_path(str(EXAMPLES / "radiance_field.py"))
+    options = module["Options"](
+        str(data_dir / "nerf_synthetic" / "lego"),
+        steps=100,
+        downscale=16,
+        resolution=32,
+        finest=128,
+        rays=128,
+        views=1,
+        repeats=1,
+        picture=str(tmp_path / "views.png"),
+        json=str(tmp_path / "figures.json"),
+    )
+    found = module["main"](options)
+    assert found["occupancy"]["psnr"] > 12
+    assert abs(found["occupancy"]["psnr"] - found["vdb"]["psnr"]) < 0.01
+    assert found["vdb"]["grid_bytes"] < found["occupancy"]["grid_bytes"]
+    assert found["occupancy"]["samples"] == found["vdb"]["samples"] > 0
+    assert (tmp_path / "views.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "figures.json").read_text())["steps"] == 100

@@ -11,8 +11,9 @@
 // empty is one zero bit, as large as 64^3; nothing below it is stored or read.
 #pragma once
 
+#include <cstdint>
+
 #include "core/macros.h"
-#include "core/portable.h"
 
 namespace fl::vdb {
 

@@ -9,9 +9,30 @@ from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from types import ModuleType
 
-# Each project's modules that stand on ours, and the one module of ours that they all show.
+# Each project's modules that stand on ours, and the module of ours that each shows.
 _MODULES = {
-    "gsplat": ("gsplat", "gsplat.rendering", "gsplat.cuda", "gsplat.cuda._wrapper"),
+    "gsplat": dict.fromkeys(
+        ("gsplat", "gsplat.rendering", "gsplat.cuda", "gsplat.cuda._wrapper"), "gsplat"
+    ),
+    "nerfacc": {
+        name: name
+        for name in (
+            "nerfacc",
+            "nerfacc.cameras",
+            "nerfacc.data_specs",
+            "nerfacc.estimators",
+            "nerfacc.estimators.base",
+            "nerfacc.estimators.occ_grid",
+            "nerfacc.estimators.prop_net",
+            "nerfacc.grid",
+            "nerfacc.losses",
+            "nerfacc.pack",
+            "nerfacc.pdf",
+            "nerfacc.scan",
+            "nerfacc.version",
+            "nerfacc.volrend",
+        )
+    },
 }
 
 
@@ -19,8 +40,8 @@ def install(project: str) -> ModuleType:
     """Makes ``import PROJECT`` mean our module, in this process, for code that is not ours.
 
     Args:
-        project: "gsplat". Its submodules ``rendering`` and ``cuda._wrapper`` resolve too; others
-            do not, even if the real package is installed.
+        project: "gsplat", with its submodules ``rendering`` and ``cuda._wrapper``; or "nerfacc",
+            with all of its own. Others do not resolve, even if the real package is installed.
 
     Returns:
         Our module. Calling again changes nothing.
@@ -37,25 +58,29 @@ def install(project: str) -> ModuleType:
     """
     if project not in _MODULES:
         raise ValueError(f"install: project: expected one of {tuple(_MODULES)}, got {project!r}")
-    ours = importlib.import_module(f".{project}", __name__)
-    for name in _MODULES[project]:
+    shown = {
+        name: importlib.import_module(f".{ours}", __name__)
+        for name, ours in _MODULES[project].items()
+    }
+    for name, ours in shown.items():
         there = sys.modules.get(name)
         if there is not None and getattr(there, "__fieldline__", None) is not ours:
             where = getattr(there, "__file__", "an unknown place")
             raise ImportError(f"install: {name} was imported before, from {where}; install first")
-    for name in _MODULES[project]:
+    for name, ours in shown.items():
         if name not in sys.modules:
             sys.modules[name] = _stand_in(name, ours)
             parent, _, child = name.rpartition(".")
             if parent:
                 setattr(sys.modules[parent], child, sys.modules[name])
-    return ours
+    return shown[project]
 
 
 def _stand_in(name: str, ours: ModuleType) -> ModuleType:
     """A module of that name that shows what ours shows; a package without files of its own."""
     module = module_from_spec(ModuleSpec(name, None, is_package=True))
     module.__doc__ = ours.__doc__
-    shown = {key: getattr(ours, key) for key in (*ours.__all__, "__version__")}
-    module.__dict__.update(shown, __fieldline__=ours, __all__=list(ours.__all__))
+    names = getattr(ours, "__all__", [])
+    shown = {key: getattr(ours, key) for key in (*names, "__version__") if hasattr(ours, key)}
+    module.__dict__.update(shown, __fieldline__=ours, __all__=list(names))
     return module

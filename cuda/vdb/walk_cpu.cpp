@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// CPU schedule of sampling: threads over groups of rays, one walk. What a walk finds is kept as
+// runs, a few bytes for dozens of samples; when all are counted the outputs are allocated and the
+// runs written out. The sequence of a near plane's steps is computed once for all rays that share
+// the plane.
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "core/parallel.h"
+#include "core/registration.h"
+#include "vdb/walk_entry.h"
+#include "vdb/walk_simd.h"
+
+namespace fl::vdb {
+namespace {
+
+constexpr int64_t kGroup = 256;  // rays
+
+// The parts of one near plane's steps, as far as anybody has asked.
+class StepTable {
+ public:
+  void start(float near, float dt) {
+    if (!parts_.empty() && float_bits(near) == float_bits(near_)) return;
+    near_ = near;
+    hint_ = 0;
+    parts_.assign(1, steps_from(near, dt));
+  }
+  // The part where a ray begins to look: the last one's, or, where that lies beyond, the first.
+  const Progression& first(float time, float half) {
+    if (hint_ >= parts_.size() || !(rounded_add(parts_[hint_].base, half) < time)) hint_ = 0;
+    at_ = hint_;
+    return parts_[at_];
+  }
+  const Progression& after(float dt) {
+    if (at_ + 1 == parts_.size()) {
+      const Progression& p = parts_[at_];
+      parts_.push_back(steps_from(rounded_add(p.at(p.last), dt), dt));
+    }
+    return parts_[++at_];
+  }
+  void remember() { hint_ = at_; }
+
+ private:
+  std::vector<Progression> parts_;
+  std::size_t at_ = 0, hint_ = 0;
+  float near_ = 0.0f;
+};
+
+struct TableSteps {
+  StepTable* table;
+  const Progression& operator()(const Progression&, float dt) const { return table->after(dt); }
+};
+
+// The runs that one thread found.
+struct RunSink {
+  std::vector<Run> runs;
+  int64_t samples = 0, limit = 0;
+
+  bool push(const Run& run) {
+    runs.push_back(run);
+    samples += run.count;
+    return samples <= limit;
+  }
+};
+
+struct Worker {
+  RunSink sink;
+  StepTable steps;
+};
+
+// What became of a group of rays.
+struct Group {
+  int64_t worker, first_run, samples, bad;
+};
+
+template <bool kDense>
+void walk_ray(const RaySampleArgs& a, const Ray& ray, Worker& worker) {
+  const float dt = a.sampling.step;
+  if (a.sampling.cone_angle > 0.0f) {
+    if (kDense || a.exact) {
+      ConeVisitor<true, RunSink> visitor{a.sampling, &worker.sink, ray.near, false};
+      visit_ray<kDense>(a.grid, ray, visitor);
+    } else {
+      ConeVisitor<false, RunSink> visitor{a.sampling, &worker.sink, ray.near, false};
+      visit_ray<kDense>(a.grid, ray, visitor);
+    }
+    return;
+  }
+  const float half = rounded_mul(dt, 0.5f);
+  worker.steps.start(ray.near, dt);
+  RunVisitor<TableSteps, RunSink> visitor{
+      {steps_from(ray.near, dt), 0, dt, half, {&worker.steps}}, &worker.sink, false, 0.0f, 0.0f};
+  visitor.steps.part = worker.steps.first(ray.near, half);
+  visit_ray<kDense>(a.grid, ray, visitor);
+}
+
+template <bool kDense>
+Group walk_group(const RaySampleArgs& a, int64_t begin, int64_t end, Worker& worker,
+                 int64_t* packed, int32_t* runs_per_ray) {
+  RunSink& sink = worker.sink;
+  Group group{0, static_cast<int64_t>(sink.runs.size()), 0, kAllGood};
+  for (int64_t i = begin; i < end; ++i) {
+    const std::size_t runs = sink.runs.size();
+    sink.samples = 0;
+    if (a.rays.good(i))
+      walk_ray<kDense>(a, a.rays.at(i), worker);
+    else
+      group.bad = std::min(group.bad, i);
+    packed[2 * i + 1] = sink.samples;
+    runs_per_ray[i] = static_cast<int32_t>(sink.runs.size() - runs);
+    group.samples += sink.samples;
+  }
+  return group;
+}
+
+struct CpuSample {
+  static void run(const RaySampleArgs& a, const Tensor& like, Samples& out, const char* op) {
+    const int64_t n = a.rays.count, n_groups = (n + kGroup - 1) / kGroup;
+    const bool boxes_good = are_boxes(a.grid.boxes, a.grid.masks.levels);
+    check_good(boxes_good ? kAllGood : n, n, op);
+    std::vector<Worker> workers(thread_count());
+    for (Worker& worker : workers) worker.sink.limit = a.limit;
+    std::vector<Group> groups(n_groups);
+    const std::unique_ptr<int32_t[]> runs_per_ray(new int32_t[n]);
+    int64_t* packed = output<int64_t>(out.packed_info);
+    parallel_dynamic(n_groups, [&](int64_t g, int64_t w) {
+      const int64_t begin = g * kGroup, end = std::min(n, begin + kGroup);
+      groups[g] = a.grid.cells != nullptr
+                      ? walk_group<true>(a, begin, end, workers[w], packed, runs_per_ray.get())
+                      : walk_group<false>(a, begin, end, workers[w], packed, runs_per_ray.get());
+      groups[g].worker = w;
+    });
+    int64_t total = 0, bad = kAllGood;
+    for (const Group& group : groups) {
+      bad = std::min(bad, group.bad);
+      total += group.samples;
+    }
+    check_good(bad, n, op);
+    check_limit(total, a.limit, op);
+    out.allocate(like, total);
+    write(workers, groups, n, runs_per_ray.get(), packed, out);
+  }
+
+  static void write(const std::vector<Worker>& workers, const std::vector<Group>& groups, int64_t n,
+                    const int32_t* runs_per_ray, int64_t* packed, const Samples& out) {
+    const int64_t n_groups = static_cast<int64_t>(groups.size());
+    std::vector<int64_t> firsts(n_groups);
+    for (int64_t g = 1; g < n_groups; ++g) firsts[g] = firsts[g - 1] + groups[g - 1].samples;
+    const RunTarget all{output<int64_t>(out.ray_indices), output<float>(out.t_starts),
+                        output<float>(out.t_ends)};
+    parallel_for(0, n_groups, 1, [&](int64_t first_group, int64_t last_group) {
+      for (int64_t g = first_group; g < last_group; ++g) {
+        const int64_t begin = g * kGroup, end = std::min(n, begin + kGroup);
+        int64_t first = firsts[g];
+        for (int64_t i = begin; i < end; ++i) {
+          packed[2 * i] = first;
+          first += packed[2 * i + 1];
+        }
+        if (groups[g].samples == 0) continue;
+        const Run* runs = workers[groups[g].worker].sink.runs.data() + groups[g].first_run;
+        const RunTarget target{all.ray_indices + firsts[g], all.t_starts + firsts[g],
+                               all.t_ends + firsts[g]};
+        FL_ISA_SELECT(expand_runs)(runs, runs_per_ray + begin, begin, end - begin, target);
+      }
+    });
+  }
+};
+
+}  // namespace
+
+FL_LIBRARY_IMPL_CPU(m) {
+  m.impl("vdb_ray_samples", TORCH_BOX(&vdb_ray_samples<CpuSample>));
+  m.impl("vdb_ray_samples_dense", TORCH_BOX(&vdb_ray_samples_dense<CpuSample>));
+}
+
+}  // namespace fl::vdb

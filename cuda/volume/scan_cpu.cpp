@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Scans along rays on the CPU: every Work by the schedule of this folder.
+#include "core/registration.h"
+#include "volume/scan_entry.h"
+#include "volume/schedule_cpu.h"
+
+namespace fl::volume {
+
+FL_LIBRARY_IMPL_CPU(m) {
+  m.impl("volume_scan", TORCH_BOX(&volume_scan<CpuBackend>));
+  m.impl("volume_product_backward", TORCH_BOX(&volume_product_backward<CpuBackend>));
+}
+
+}  // namespace fl::volume

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Renders rays through a field front to back, and stops where nothing more can be seen.
+
+Rays advance in rounds. In a round every ray that still sees something takes its next few samples;
+the field is asked about those; the ray's transmittance falls; rays that fall below `early_stop` are
+dropped, and the others take more samples in the next round, so that the field is always asked about
+as many samples as it was given a budget for. All samples of a ray are found once, before the first
+round: a round begins at exactly the sample where the last one ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..cuda.volume import ops
+from ..representations import Camera
+from .checks import check_number, check_tensor
+from .packing import pack_info
+
+Field = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+# Samples a ray in the first round: few end sooner, and a round costs a handful of small kernels.
+_FIRST_ROUND = 8
+# And in a round of few rays: most end within a surface.
+_LONGEST_ROUND = 32
+
+
+class RayRender(NamedTuple):
+    """What rays saw; [...] is the shape of the rays."""
+
+    rgb: Tensor  # [..., 3]
+    opacity: Tensor  # [..., 1]
+    depth: Tensor  # [..., 1]: mean distance of what was seen, 0 where nothing was
+    n_samples: int  # that the field was asked about
+
+
+class _Samples(NamedTuple):
+    """The samples of some rays, packed."""
+
+    t_starts: Tensor
+    t_ends: Tensor
+    packed_info: Tensor
+
+
+@torch.no_grad()
+def render_rays(
+    field: Field,
+    estimator: Any,
+    rays: tuple[Tensor, Tensor] | Camera,
+    *,
+    early_stop: float = 1e-4,
+    alpha_thre: float = 0.0,
+    background: Tensor | None = None,
+    sample_budget: int = 1 << 18,
+    **sampling: Any,
+) -> RayRender:
+    """Renders rays through a radiance field, asking it about no sample that is surely not seen.
+
+    The result is that of one pass over all samples in which samples behind a transmittance of
+    `early_stop` count for nothing: it differs from the full integral by less than `early_stop`.
+
+    Args:
+        field: (positions [N, 3], directions [N, 3], ray indices [N]) to colours [N, 3] and
+            densities [N]. A field may also have two methods, which are then called instead:
+            ``density(positions, ray_indices)`` to densities [N] and features (anything with
+            [N, ...] rows), and ``color(features, directions, ray_indices)`` to colours [N, 3].
+            Colours are then asked for only where they are seen.
+        estimator: Says where rays are sampled: an `OccupancyEstimator`, a `VDBEstimator`, or
+            anything with NerfAcc's ``sampling``.
+        rays: Origins and unit directions, [..., 3] each; or a camera, for all its pixels.
+        early_stop: A ray ends where its transmittance falls below it; 0: never.
+        alpha_thre: Samples of less opacity count for nothing.
+        background: [3] or [..., 3], seen through what the field leaves; default black.
+        sample_budget: The most samples that the field is asked about at once, about.
+        **sampling: For the estimator: near_plane, far_plane, render_step_size, cone_angle, ...
+
+    Returns:
+        Colours, opacities and depths, and how many samples the field was asked about. Not
+        differentiable; to train, use `sampling` and `rendering`.
+
+    Raises:
+        TypeError: An argument has another type.
+        ValueError: A shape, device or number is wrong.
+
+    Source: Mueller et al., "Instant neural graphics primitives" (2022), appendix E, for the
+        compaction of rays.
+
+    Example:
+        >>> from fieldline.tracers.occupancy import OccupancyEstimator
+        >>> estimator = OccupancyEstimator([-1, -1, -1, 1, 1, 1], resolution=4)
+        >>> estimator.binaries[:] = True
+        >>> def fog(positions, directions, ray_indices):
+        ...     return torch.ones_like(positions), torch.full_like(positions[:, 0], 0.5)
+        >>> rays = torch.tensor([[-2.0, 0.1, 0.1]]), torch.tensor([[1.0, 0.0, 0.0]])
+        >>> render_rays(fog, estimator, rays, render_step_size=0.1).opacity
+        tensor([[0.6321]])
+    """
+    name = "render_rays"
+    check_number(name, "early_stop", early_stop, 0.0)
+    check_number(name, "alpha_thre", alpha_thre, 0.0)
+    budget = int(check_number(name, "sample_budget", sample_budget, 1))
+    origins, directions = rays.rays() if isinstance(rays, Camera) else rays
+    check_tensor(name, "rays", origins)
+    if origins.dim() == 0 or origins.shape[-1] != 3:
+        raise ValueError(f"{name}: rays: expected shape [..., 3], got {list(origins.shape)}")
+    check_tensor(name, "rays", directions, tuple(origins.shape), like=origins)
+    lead = origins.shape[:-1]
+    tracer = _Tracer(field, early_stop, alpha_thre, budget)
+    flat_o, flat_d = origins.reshape(-1, 3), directions.reshape(-1, 3)
+    parts = [
+        tracer.trace(estimator, flat_o[block], flat_d[block], block.start, sampling)
+        for block in _blocks(len(flat_o), budget)
+    ]
+    sums = torch.cat(parts) if parts else flat_o.new_zeros(0, 5)
+    rgb, opacity, depth = sums.split([3, 1, 1], dim=-1)
+    depth = depth / opacity.clamp_min(torch.finfo(opacity.dtype).eps)
+    rgb, opacity, depth = (value.reshape(*lead, value.shape[-1]) for value in (rgb, opacity, depth))
+    if background is not None:
+        check_tensor(name, "background", background, like=origins)
+        rgb = rgb + background * (1 - opacity)
+    return RayRender(rgb, opacity, depth, tracer.n_samples)
+
+
+def _blocks(n_rays: int, budget: int) -> Iterator[slice]:
+    """Runs of rays that fill a budget in their first round."""
+    rays = max(1, budget // _FIRST_ROUND)
+    for first in range(0, n_rays, rays):
+        yield slice(first, min(first + rays, n_rays))
+
+
+class _Tracer:
+    """Advances rays through a field, round by round."""
+
+    def __init__(self, field: Field, early_stop: float, alpha_thre: float, budget: int) -> None:
+        self.field = field
+        self.early_stop = early_stop
+        self.alpha_thre = alpha_thre
+        self.budget = budget
+        self.n_samples = 0
+        self.two_steps = hasattr(field, "density") and hasattr(field, "color")
+
+    def trace(
+        self, estimator: Any, origins: Tensor, directions: Tensor, first_ray: int, sampling: Any
+    ) -> Tensor:
+        """Sums of colour, opacity and depth of rays, [n_rays, 5]."""
+        samples = _find_samples(estimator, origins, directions, sampling)
+        sums = origins.new_zeros(len(origins), 5)
+        trans = origins.new_ones(len(origins))
+        place, left = samples.packed_info.unbind(-1)
+        live = (left > 0).nonzero()[:, 0]
+        while len(live):
+            each = min(max(1, self.budget // len(live)), _LONGEST_ROUND)
+            counts = left[live].clamp_max(each)
+            added, passed = self._round(
+                samples, live, place[live], counts, origins, directions, trans[live], first_ray
+            )
+            sums[live] += added
+            trans[live] *= passed
+            place = place.index_add(0, live, counts)
+            left = left.index_add(0, live, -counts)
+            going = (left[live] > 0) & (trans[live] >= self.early_stop)
+            live = live[going]
+        return sums
+
+    def _round(
+        self,
+        samples: _Samples,
+        live: Tensor,
+        first: Tensor,
+        counts: Tensor,
+        origins: Tensor,
+        directions: Tensor,
+        before: Tensor,
+        first_ray: int,
+    ) -> tuple[Tensor, Tensor]:
+        """What the next samples of the living rays add, [n_live, 5], and let through, [n_live]."""
+        starts = counts.cumsum(0) - counts
+        packed = torch.stack([starts, counts], dim=-1)
+        slots = torch.repeat_interleave(torch.arange(len(live), device=live.device), counts)
+        taken = (first - starts)[slots] + torch.arange(len(slots), device=live.device)
+        self.n_samples += len(taken)
+        t_starts, t_ends = samples.t_starts[taken], samples.t_ends[taken]
+        rays, middles = live[slots], (t_starts + t_ends) / 2
+        d = directions[rays]
+        positions = torch.addcmul(origins[rays], d, middles[:, None])
+        sigmas, features = self._densities(positions, d, rays + first_ray)
+        if self.alpha_thre > 0:
+            alphas = -torch.expm1(-sigmas * (t_ends - t_starts))
+            sigmas = torch.where(alphas >= self.alpha_thre, sigmas, 0)
+        weights, trans, alphas = ops.composite(t_starts, t_ends, sigmas, packed)
+        prefix = before[slots]
+        weights = torch.where(trans * prefix >= self.early_stop, weights * prefix, 0)
+        last = starts + counts - 1
+        added = self._sums(weights, middles, features, d, rays + first_ray, packed)
+        return added, trans[last] * (1 - alphas[last])
+
+    def _densities(self, positions: Tensor, d: Tensor, rays: Tensor) -> tuple[Tensor, Any]:
+        """Densities [N], and colours or what colours are made of."""
+        if self.two_steps:
+            sigmas, features = self.field.density(positions, rays)  # pyright: ignore
+        else:
+            features, sigmas = self.field(positions, d, rays)
+            _check_rows("colours", features, (len(positions), 3))
+        _check_rows("densities", sigmas, (len(positions),))
+        return sigmas.to(positions.dtype), features
+
+    def _sums(
+        self,
+        weights: Tensor,
+        middles: Tensor,
+        features: Any,
+        d: Tensor,
+        rays: Tensor,
+        packed: Tensor,
+    ) -> Tensor:
+        values = middles.new_zeros(len(middles), 5)
+        values[:, 3] = 1
+        values[:, 4] = middles
+        if self.two_steps:
+            seen = (weights > 0).nonzero()[:, 0]
+            colors = self.field.color(features[seen], d[seen], rays[seen])  # pyright: ignore
+            _check_rows("colours", colors, (len(seen), 3))
+            values[seen, :3] = colors.to(values.dtype)
+        else:
+            values[:, :3] = features
+        return ops.accumulate(weights, values, packed)
+
+
+def _check_rows(what: str, found: Any, shape: tuple[int, ...]) -> None:
+    check_tensor("render_rays", f"field: {what}", found, shape)
+
+
+def _find_samples(estimator: Any, origins: Tensor, directions: Tensor, sampling: Any) -> _Samples:
+    if hasattr(estimator, "traverse"):
+        _, t_starts, t_ends, packed = estimator.traverse(origins, directions, **sampling)
+        return _Samples(t_starts, t_ends, packed)
+    rays, t_starts, t_ends = estimator.sampling(origins, directions, **sampling)
+    return _Samples(t_starts, t_ends, pack_info(rays, len(origins)))
