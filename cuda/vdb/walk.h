@@ -531,11 +531,12 @@ struct Crossings {
     time[i] = t;
     what[i] = static_cast<int16_t>(w);
   }
-  // Of boxes entered at once, the coarsest first: the finest is then the last word.
+  // Of boxes entered at once, the coarsest first: the finest is then the last word. What is left
+  // at once is left last, so that a box touched in a point says nothing of what follows.
   FL_HD bool before(float t, int w, float other_t, int other_w) const {
     if (t != other_t) return t < other_t;
     if (w < levels && other_w < levels) return w > other_w;
-    return w >= levels && other_w < levels;
+    return w < levels && other_w >= levels;
   }
 };
 
