@@ -45,7 +45,8 @@ FL_LIBRARY_FRAGMENT(m) {
       "bool exact, int limit) -> "
       "(Tensor ray_indices, Tensor t_starts, Tensor t_ends, Tensor packed_info)");
   m.def(
-      "vdb_ray_samples_dense(Tensor binaries, Tensor aabbs, Tensor rays_o, Tensor rays_d, Tensor near, "
+      "vdb_ray_samples_dense(Tensor binaries, Tensor aabbs, Tensor rays_o, Tensor rays_d, Tensor "
+      "near, "
       "Tensor far, float step, float cone_angle, int limit) -> "
       "(Tensor ray_indices, Tensor t_starts, Tensor t_ends, Tensor packed_info)");
   m.def(

@@ -401,23 +401,26 @@ FL_HD void refine_in(const Block<kEdge>& block, Walk<Axis>& w) {
   if (w.crossed != 2) w.template refine<2>(block.cell[2]);
 }
 
-// Voxel by voxel through a block of `around`. `occupied(voxel)` looks one up.
+// Voxel by voxel through a block of `around`. `occupied(bit)` looks one up in its leaf.
 template <typename Axis, typename Visitor, typename Occupied>
 FL_HD Next walk_voxels(Walk<Axis>& w, int around, Visitor& visitor, const Occupied& occupied) {
   Axis &x = w.axis[0], &y = w.axis[1], &z = w.axis[2];
   float tx = x.at(x.cell), ty = y.at(y.cell), tz = z.at(z.cell);
+  const int flip = child_bit(x.mirror, y.mirror, z.mirror);
+  int bit = child_bit(x.cell, y.cell, z.cell);  // mirrored, as the cells are
   const auto step = [&](Axis& axis, float& next, int a) FL_INLINE {
     if (axis.cell == axis.last || next >= w.end) return Next::over;
     w.time = next;
     w.crossed = a;
     next = axis.after(next, axis.cell);
     ++axis.cell;
+    bit += a == 0 ? 16 : a == 1 ? 4 : 1;
     const bool out = (axis.cell & (around - 1)) == 0 || axis.cell > axis.valid;
     return out ? Next::out : Next::in;
   };
   for (;;) {
     const float exit = lesser(lesser(tx, lesser(ty, tz)), w.end);
-    if (!(occupied(voxel_of(w)) ? visitor.occupied(exit) : visitor.empty(exit))) return Next::over;
+    if (!(occupied(bit ^ flip) ? visitor.occupied(exit) : visitor.empty(exit))) return Next::over;
     const Next next = tx < ty && tx < tz ? step(x, tx, 0)
                       : ty < tz          ? step(y, ty, 1)
                                          : step(z, tz, 2);
@@ -430,7 +433,7 @@ template <int kEdge, typename Axis, typename Visitor>
 FL_HD Next pass_empty(const Block<kEdge>& block, Walk<Axis>& w, Visitor& visitor) {
   if (Visitor::kEveryCell) {
     refine_in(block, w);
-    return walk_voxels(w, kEdge, visitor, [](const Voxel&) FL_INLINE { return false; });
+    return walk_voxels(w, kEdge, visitor, [](int) FL_INLINE { return false; });
   }
   return visitor.empty(lesser(block.exit(), w.end)) ? Next::in : Next::over;
 }
@@ -441,9 +444,8 @@ FL_HD Next walk_leaf(uint64_t word, const Block<kLeafEdge>& block, Walk<Axis>& w
   if (word == ~uint64_t{0} && Visitor::kFullLeaves)
     return visitor.occupied(lesser(block.exit(), w.end)) ? Next::in : Next::over;
   refine_in(block, w);
-  return walk_voxels(w, kLeafEdge, visitor, [word](const Voxel& v) FL_INLINE {
-    return has_bit(word, child_bit(v.x, v.y, v.z));
-  });
+  return walk_voxels(w, kLeafEdge, visitor,
+                     [word](int bit) FL_INLINE { return has_bit(word, bit); });
 }
 
 template <typename Axis, typename Visitor>
@@ -531,11 +533,12 @@ struct Crossings {
     time[i] = t;
     what[i] = static_cast<int16_t>(w);
   }
-  // Of boxes entered at once, the coarsest first: the finest is then the last word.
+  // Of boxes entered at once, the coarsest first: the finest is then the last word. What is left
+  // at once is left last, so that a box touched in a point says nothing of what follows.
   FL_HD bool before(float t, int w, float other_t, int other_w) const {
     if (t != other_t) return t < other_t;
     if (w < levels && other_w < levels) return w > other_w;
-    return w >= levels && other_w < levels;
+    return w < levels && other_w >= levels;
   }
 };
 

@@ -4,6 +4,8 @@
 // runs, a few bytes for dozens of samples; when all are counted the outputs are allocated and the
 // runs written out. The sequence of a near plane's steps is computed once for all rays that share
 // the plane.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <memory>
 #include <vector>
@@ -65,6 +67,52 @@ struct RunSink {
   }
 };
 
+// The occupied parts of a ray through one level, to be turned into runs when the walk is done: the
+// walk then has no branch for where a part begins or ends, and the searches do not wait for it.
+template <typename Finish>
+struct PartVisitor {
+  static constexpr bool kEveryCell = false, kFullLeaves = true;
+  static constexpr int kMost = 64;
+
+  struct Part {
+    float begin, end;
+  };
+
+  explicit PartVisitor(const Finish& finish) : finish_parts(finish) {}
+
+  const Finish& finish_parts;
+  float begun = 0.0f, until = 0.0f;
+  int inside = 0, count = 0;
+  Part parts[kMost];
+
+  bool begin(float time, float) {
+    until = time;
+    return true;
+  }
+  bool occupied(float exit) {
+    begun = inside ? begun : until;
+    inside = 1;
+    until = exit;
+    return true;
+  }
+  bool empty(float exit) {
+    parts[count] = {begun, until};
+    count += inside;
+    inside = 0;
+    until = exit;
+    return count < kMost || flush();
+  }
+  bool flush() {
+    const bool more = finish_parts(parts, count);
+    count = 0;
+    return more;
+  }
+  void finish() {
+    empty(until);
+    flush();
+  }
+};
+
 struct Worker {
   RunSink sink;
   StepTable steps;
@@ -90,9 +138,32 @@ void walk_ray(const RaySampleArgs& a, const Ray& ray, Worker& worker) {
   }
   const float half = rounded_mul(dt, 0.5f);
   worker.steps.start(ray.near, dt);
-  RunVisitor<TableSteps, RunSink> visitor{
-      {steps_from(ray.near, dt), 0, dt, half, {&worker.steps}}, &worker.sink, false, 0.0f, 0.0f};
-  visitor.steps.part = worker.steps.first(ray.near, half);
+  Steps<TableSteps> steps{{}, 0, dt, half, {&worker.steps}};
+  // Measured: among nested blocks, the few parts are better turned into runs as they end.
+  if (a.grid.masks.levels > 1 || !kDense) {
+    float enter, leave;
+    const bool hit = a.grid.masks.levels == 1 && intersect(ray, a.grid.boxes, enter, leave);
+    steps.part = worker.steps.first(hit ? enter : ray.near, half);
+    if (hit) {
+      steps.seek(enter);
+      worker.steps.remember();
+    }
+    RunVisitor<TableSteps, RunSink> visitor{steps, &worker.sink, false, 0.0f, 0.0f};
+    visit_ray<kDense>(a.grid, ray, visitor);
+    return;
+  }
+  bool begun = false;
+  const auto finish = [&](const auto* parts, int count) {
+    for (int k = 0; k < count; ++k) {
+      if (!begun) steps.part = worker.steps.first(parts[k].begin, half);
+      begun = true;
+      steps.seek(parts[k].begin);
+      if (k == 0) worker.steps.remember();
+      if (!steps.emit(parts[k].end, worker.sink)) return false;
+    }
+    return true;
+  };
+  PartVisitor<decltype(finish)> visitor(finish);
   visit_ray<kDense>(a.grid, ray, visitor);
 }
 
@@ -113,6 +184,17 @@ Group walk_group(const RaySampleArgs& a, int64_t begin, int64_t end, Worker& wor
     group.samples += sink.samples;
   }
   return group;
+}
+
+// Touching fresh memory for the first time costs more than writing it, page by ordinary page.
+void ask_for_large_pages(const Tensor& tensor, std::size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr std::uintptr_t page = std::uintptr_t{1} << 21;
+  const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr());
+  const std::uintptr_t first = (begin + page - 1) / page * page,
+                       last = (begin + bytes) / page * page;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
 }
 
 struct CpuSample {
@@ -140,6 +222,9 @@ struct CpuSample {
     check_good(bad, n, op);
     check_limit(total, a.limit, op);
     out.allocate(like, total);
+    ask_for_large_pages(out.ray_indices, total * sizeof(int64_t));
+    ask_for_large_pages(out.t_starts, total * sizeof(float));
+    ask_for_large_pages(out.t_ends, total * sizeof(float));
     write(workers, groups, n, runs_per_ray.get(), packed, out);
   }
 

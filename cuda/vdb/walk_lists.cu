@@ -24,6 +24,8 @@ struct StoringSink {
   int64_t ray, at, end;
 
   FL_HD bool push(const Piece& piece) {
+    // A ray goes on in the next box after it was stopped in one.
+    if (at == end) return false;
     target.store(at, ray, piece);
     return ++at < end;
   }

@@ -244,3 +244,50 @@ def sample(
         torch.tensor([f.joined for f in found], dtype=torch.bool),
         torch.tensor(np.array(ends, dtype=F)),
     )
+
+
+def dense_of(
+    tops: Tensor, nodes: Tensor, leaves: Tensor, resolution: tuple[int, int, int]
+) -> Tensor:
+    """bool [levels, X, Y, Z] of nested masks, by loops."""
+    words = [t.numpy().view(np.uint64) for t in (tops, nodes, leaves)]
+    table = np.zeros((len(words[0]), *(64 * n for n in words[0].shape[1:4])), dtype=bool)
+
+    def fill(level: int, corner: list[int], edge: int, mask: int, first: int) -> None:
+        for bit in range(64):
+            if not mask >> bit & 1:
+                continue
+            at = [corner[a] + edge * ((bit >> (4 - 2 * a)) & 3) for a in range(3)]
+            if edge == 16:
+                fill(level, at, 4, int(words[1][first, 0]), int(words[1][first, 1]))
+            elif edge == 4:
+                fill(level, at, 1, int(words[2][first]), 0)
+            else:
+                table[(level, *at)] = True
+            first += 1
+
+    for index in np.ndindex(*words[0].shape[:4]):
+        mask, first = (int(word) for word in words[0][index])
+        fill(index[0], [64 * i for i in index[1:]], 16, mask, first)
+    x, y, z = resolution
+    return torch.from_numpy(table[:, :x, :y, :z].copy())
+
+
+def voxels_of_ray(
+    table: Tensor, o: Tensor, d: Tensor, near: float, far: float
+) -> list[tuple[float, float, tuple[int, int, int]]]:
+    """Enter, exit and index of each active voxel of [X, Y, Z] on a ray of index space, by slabs."""
+    found = []
+    for voxel in table.nonzero().tolist():
+        enter, leave = near, far
+        for a in range(3):
+            origin, direction = float(o[a]), float(d[a])
+            if direction == 0:
+                if not voxel[a] <= origin < voxel[a] + 1:
+                    leave = -np.inf
+                continue
+            times = sorted((voxel[a] + side - origin) / direction for side in (0, 1))
+            enter, leave = max(enter, times[0]), min(leave, times[1])
+        if enter < leave:
+            found.append((enter, leave, tuple(voxel)))
+    return sorted(found)
