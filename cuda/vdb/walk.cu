@@ -8,8 +8,9 @@
 //            samples, and up to kSlots runs, slot by slot so that neighbours store together
 //   scan     of the numbers: where each ray's samples begin; the total sets out for the host
 //   expand   a warp lists the runs of its rays in shared memory, and each lane finds the run of
-//            every 32nd sample by bisection. A ray of more runs is walked again by its lane, as are
-//            all rays of a cone, whose samples are no runs.
+//            every 32nd sample by bisection
+//   again    a ray of more runs than slots is walked once more by its thread, as are all rays of a
+//            cone, whose samples are no runs; only launched where there are any
 #include "core/device_guard.h"
 #include "core/portable.h"
 #include "core/registration.h"
@@ -83,15 +84,22 @@ struct StoreSink {
 template <bool kDense, typename Sink>
 FL_HD void walk_constant(const RaySampleArgs& a, const WalkGrid& grid, const Ray& ray, Sink& sink) {
   const float dt = a.sampling.step;
-  RunVisitor<ComputedSteps, Sink> visitor{
-      {steps_from(ray.near, dt), 0, dt, rounded_mul(dt, 0.5f), {}}, &sink, false, 0.0f, 0.0f};
-  visit_ray<kDense>(grid, ray, visitor);
+  PartVisitorOfWarps<ComputedSteps, Sink> visitor{
+      {steps_from(ray.near, dt), 0, dt, rounded_mul(dt, 0.5f), {}},
+      &sink,
+      false,
+      0.0f,
+      0.0f,
+      0,
+      {},
+      {}};
+  visit_ray<kDense ? Way::dense : Way::flat>(grid, ray, visitor);
 }
 
 template <bool kDense, bool kEveryCell, typename Sink>
 FL_HD void walk_cone(const RaySampleArgs& a, const WalkGrid& grid, const Ray& ray, Sink& sink) {
   ConeVisitor<kEveryCell, Sink> visitor{a.sampling, &sink, ray.near, false};
-  visit_ray<kDense>(grid, ray, visitor);
+  visit_ray<kDense ? Way::dense : Way::flat>(grid, ray, visitor);
 }
 
 enum class Mode { constant, exact_cone, fast_cone };
@@ -119,7 +127,7 @@ FL_D void report(unsigned long long* bad, int64_t n, int64_t index) {
 template <bool kDense, Mode kMode>
 FL_KERNEL FL_LAUNCH_BOUNDS(kWalkThreads, 8)
     walk_kernel(RaySampleArgs a, Slots slots, int64_t* counts, unsigned long long* bad,
-                int64_t shared_tops) {
+                unsigned long long* again, int64_t shared_tops) {
   FL_DYNAMIC_SHARED(Node, shared);
   WalkGrid grid = a.grid;
   if (shared_tops > 0) share_tops(grid, &shared[0], shared_tops);
@@ -143,6 +151,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kWalkThreads, 8)
   }
   counts[i] = samples;
   slots.runs[i] = runs;
+  if (runs > kSlots) *again = 1;  // all that write, write the same
 }
 
 // Sums over a warp of what the lanes before have, and of all.
@@ -163,9 +172,8 @@ struct ListedRun {
   float start, inc;  // inc < 0: these samples are somebody else's to write
 };
 
-template <bool kDense, Mode kMode>
-FL_KERNEL FL_LAUNCH_BOUNDS(kExpandThreads, 4)
-    expand_kernel(RaySampleArgs a, Slots slots, const int64_t* counts, const int64_t* starts,
+FL_KERNEL FL_LAUNCH_BOUNDS(kExpandThreads, 8)
+    expand_kernel(Slots slots, float dt, const int64_t* counts, const int64_t* starts,
                   SampleTarget out, int64_t* packed) {
   constexpr int kWarps = kExpandThreads / 32, kListed = 32 * kSlots;
   FL_SHARED_2D(ListedRun, listed, kWarps, kListed);
@@ -173,9 +181,9 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kExpandThreads, 4)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t first_ray = (static_cast<int64_t>(blockIdx.x) * kWarps + warp) * 32;
   const int64_t ray = first_ray + lane;
-  const int64_t count = ray < a.rays.count ? counts[ray] : 0;
-  const int runs = ray < a.rays.count ? slots.runs[ray] : 0;
-  if (ray < a.rays.count) {
+  const int64_t count = ray < slots.n ? counts[ray] : 0;
+  const int runs = ray < slots.n ? slots.runs[ray] : 0;
+  if (ray < slots.n) {
     packed[2 * ray] = starts[ray];
     packed[2 * ray + 1] = count;
   }
@@ -194,7 +202,6 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kExpandThreads, 4)
   }
   __syncwarp();
   const int64_t first = starts[first_ray];
-  const float dt = a.sampling.step;
   for (int64_t i = lane; i < total; i += 32) {
     int low = 0, high = static_cast<int>(total_runs);
     while (high - low > 1) {
@@ -212,8 +219,14 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kExpandThreads, 4)
     out.t_starts[first + i] = start;
     out.t_ends[first + i] = rounded_add(start, dt);
   }
-  if (!again) return;
-  StoreSink sink{out, ray, first + before};
+}
+
+template <bool kDense, Mode kMode>
+FL_KERNEL FL_LAUNCH_BOUNDS(kWalkThreads, 8)
+    again_kernel(RaySampleArgs a, Slots slots, const int64_t* starts, SampleTarget out) {
+  const int64_t ray = static_cast<int64_t>(blockIdx.x) * kWalkThreads + threadIdx.x;
+  if (ray >= a.rays.count || slots.runs[ray] <= kSlots) return;
+  StoreSink sink{out, ray, starts[ray]};
   walk_ray<kDense, kMode>(a, a.grid, a.rays.at(ray), sink);
 }
 
@@ -239,20 +252,22 @@ struct CudaSample {
     const int64_t slots_kept = kMode == Mode::constant ? kSlots * n : 0;
     const Scratch floats(2 * sizeof(float) * slots_kept), kept(sizeof(int32_t) * slots_kept);
     const Scratch runs(sizeof(int32_t) * n), counts(sizeof(int64_t) * n);
-    const Scratch places(sizeof(int64_t) * (n + 2));  // starts, their end, what is bad
+    // Starts, their end, what is bad, whether any ray is walked again.
+    const Scratch places(sizeof(int64_t) * (n + 3));
     const Slots slots{floats.data<float>(), floats.data<float>() + slots_kept, kept.data<int32_t>(),
                       runs.data<int32_t>(), n};
     int64_t* starts = places.data<int64_t>();
     int64_t* count = counts.data<int64_t>();
     zero_async(starts, sizeof(int64_t), stream);
-    zero_async(starts + n, 2 * sizeof(int64_t), stream);
+    zero_async(starts + n, 3 * sizeof(int64_t), stream);
     const int64_t tops = top_count(a.grid.masks);
     const int64_t shared = !kDense && tops <= kSharedTops ? tops : 0;
     FL_LAUNCH((walk_kernel<kDense, kMode>), (n + kWalkThreads - 1) / kWalkThreads, kWalkThreads,
               sizeof(Node) * shared, stream, a, slots, count,
-              reinterpret_cast<unsigned long long*>(starts + n + 1), shared);
+              reinterpret_cast<unsigned long long*>(starts + n + 1),
+              reinterpret_cast<unsigned long long*>(starts + n + 2), shared);
     inclusive_scan(count, starts + 1, n, stream);
-    int64_t found[2] = {0, 0};
+    int64_t found[3] = {0, 0, 0};
     PendingRead total(starts + n, sizeof(found), stream);
     total.wait(found);
     check_good(found[1] == 0 ? kAllGood : 1 + n - found[1], n, op);
@@ -260,9 +275,11 @@ struct CudaSample {
     out.allocate(like, found[0]);
     const SampleTarget target{output<int64_t>(out.ray_indices), output<float>(out.t_starts),
                               output<float>(out.t_ends)};
-    FL_LAUNCH((expand_kernel<kDense, kMode>), (n + kExpandThreads - 1) / kExpandThreads,
-              kExpandThreads, 0, stream, a, slots, count, starts, target,
-              output<int64_t>(out.packed_info));
+    FL_LAUNCH(expand_kernel, (n + kExpandThreads - 1) / kExpandThreads, kExpandThreads, 0, stream,
+              slots, a.sampling.step, count, starts, target, output<int64_t>(out.packed_info));
+    if (found[2] != 0)
+      FL_LAUNCH((again_kernel<kDense, kMode>), (n + kWalkThreads - 1) / kWalkThreads, kWalkThreads,
+                0, stream, a, slots, starts, target);
   }
 
   static int64_t top_count(const Masks& m) {

@@ -129,10 +129,10 @@ void walk_ray(const RaySampleArgs& a, const Ray& ray, Worker& worker) {
   if (a.sampling.cone_angle > 0.0f) {
     if (kDense || a.exact) {
       ConeVisitor<true, RunSink> visitor{a.sampling, &worker.sink, ray.near, false};
-      visit_ray<kDense>(a.grid, ray, visitor);
+      visit_ray<kDense ? Way::dense : Way::nested>(a.grid, ray, visitor);
     } else {
       ConeVisitor<false, RunSink> visitor{a.sampling, &worker.sink, ray.near, false};
-      visit_ray<kDense>(a.grid, ray, visitor);
+      visit_ray<kDense ? Way::dense : Way::nested>(a.grid, ray, visitor);
     }
     return;
   }
@@ -149,7 +149,7 @@ void walk_ray(const RaySampleArgs& a, const Ray& ray, Worker& worker) {
       worker.steps.remember();
     }
     RunVisitor<TableSteps, RunSink> visitor{steps, &worker.sink, false, 0.0f, 0.0f};
-    visit_ray<kDense>(a.grid, ray, visitor);
+    visit_ray<kDense ? Way::dense : Way::nested>(a.grid, ray, visitor);
     return;
   }
   bool begun = false;
@@ -164,7 +164,7 @@ void walk_ray(const RaySampleArgs& a, const Ray& ray, Worker& worker) {
     return true;
   };
   PartVisitor<decltype(finish)> visitor(finish);
-  visit_ray<kDense>(a.grid, ray, visitor);
+  visit_ray<kDense ? Way::dense : Way::nested>(a.grid, ray, visitor);
 }
 
 template <bool kDense>

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "vdb/walk.h"
+#include "vdb/walk_flat.h"
 
 namespace fl::vdb {
 
@@ -124,6 +125,59 @@ struct RunVisitor {
   }
 };
 
+// The same for warps: occupied parts are kept until there are several, so that the lanes of a warp
+// search for samples together, after the walk.
+template <typename StepSource, typename Sink>
+struct PartVisitorOfWarps {
+  static constexpr bool kEveryCell = false, kFullLeaves = true;
+  static constexpr int kParts = 4;
+
+  Steps<StepSource> steps;
+  Sink* sink;
+  bool inside;
+  float entered, until;
+  int parts;
+  float from[kParts], to[kParts];
+
+  FL_HD bool begin(float time, float ended) {
+    if (inside) {
+      if (!flush()) return false;
+      steps.seek(entered);
+      if (steps.before(steps.j, until) && !(time > ended)) return true;
+      if (!close()) return false;
+    }
+    until = time;
+    return true;
+  }
+  FL_HD bool occupied(float exit) {
+    if (!inside) entered = until;
+    inside = true;
+    until = exit;
+    return true;
+  }
+  FL_HD bool empty(float exit) {
+    if (inside && !close()) return false;
+    until = exit;
+    return true;
+  }
+  FL_HD bool close() {
+    inside = false;
+    from[parts] = entered;
+    to[parts] = until;
+    return ++parts < kParts || flush();
+  }
+  FL_HD bool flush() {
+    bool more = true;
+    for (int k = 0; k < parts && more; ++k) {
+      steps.seek(from[k]);
+      more = steps.emit(to[k], *sink);
+    }
+    parts = 0;
+    return more;
+  }
+  FL_HD bool finish() { return (!inside || close()) && flush(); }
+};
+
 // t + dt + dt + ... to the first sample whose middle is not before `time`.
 FL_HD float march(float t, float dt, float time) {
   const float half = rounded_mul(dt, 0.5f);
@@ -190,8 +244,11 @@ struct WalkGrid {
   }
 };
 
+// How a grid is walked: a dense table, nested loops over masks (threads), one loop (warps).
+enum class Way { dense, nested, flat };
+
 // All stretches of a ray through all levels, with one visitor.
-template <bool kDense, typename Visitor>
+template <Way kWay, typename Visitor>
 FL_HD void visit_ray(const WalkGrid& grid, const Ray& ray, Visitor& visitor) {
   float ended = ray.near;
   for_stretches(ray, grid.boxes, grid.masks.levels, [&](const Stretch& s) FL_INLINE {
@@ -199,9 +256,11 @@ FL_HD void visit_ray(const WalkGrid& grid, const Ray& ray, Visitor& visitor) {
     ended = s.leave;
     Walk<AxisOfSteps> walk =
         walk_of_steps(ray, grid.boxes + 6 * s.level, grid.masks.resolution, s.enter, s.leave);
-    if (kDense)
+    if (kWay == Way::dense)
       walk_dense(grid.cells + s.level * grid.cells_per_level(), grid.masks.resolution, walk,
                  visitor);
+    else if (kWay == Way::flat)
+      walk_masks_flat(grid.masks, s.level, walk, visitor);
     else
       walk_masks(grid.masks, s.level, walk, visitor);
     return true;
