@@ -22,7 +22,9 @@ namespace {
 
 constexpr int kWalkThreads = 64;  // few: a chunk of 8,192 rays shall reach every multiprocessor
 constexpr int kExpandThreads = 128;
-constexpr int kSlots = 6;
+constexpr int kSlots = 16;
+// Rays of a warp: fewer than lanes where there are too few rays to fill the multiprocessors.
+constexpr int64_t kFewRays = 16384, kSomeRays = 65536;
 constexpr int64_t kSharedTops = 1024;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
@@ -127,12 +129,14 @@ FL_D void report(unsigned long long* bad, int64_t n, int64_t index) {
 template <bool kDense, Mode kMode>
 FL_KERNEL FL_LAUNCH_BOUNDS(kWalkThreads, 8)
     walk_kernel(RaySampleArgs a, Slots slots, int64_t* counts, unsigned long long* bad,
-                unsigned long long* again, int64_t shared_tops) {
+                unsigned long long* again, int64_t shared_tops, int width) {
   FL_DYNAMIC_SHARED(Node, shared);
   WalkGrid grid = a.grid;
   if (shared_tops > 0) share_tops(grid, &shared[0], shared_tops);
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kWalkThreads + threadIdx.x;
-  if (i >= a.rays.count) return;
+  const int lane = threadIdx.x % 32;
+  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kWalkThreads + threadIdx.x) / 32;
+  const int64_t i = warp * width + lane;
+  if (lane >= width || i >= a.rays.count) return;
   int64_t samples = 0;
   int runs = 0;
   const bool good_boxes = are_boxes(grid.boxes, grid.masks.levels), good = a.rays.good(i);
@@ -172,18 +176,19 @@ struct ListedRun {
   float start, inc;  // inc < 0: these samples are somebody else's to write
 };
 
-FL_KERNEL FL_LAUNCH_BOUNDS(kExpandThreads, 8)
+FL_KERNEL FL_LAUNCH_BOUNDS(kExpandThreads, 6)
     expand_kernel(Slots slots, float dt, const int64_t* counts, const int64_t* starts,
-                  SampleTarget out, int64_t* packed) {
+                  SampleTarget out, int64_t* packed, int width) {
   constexpr int kWarps = kExpandThreads / 32, kListed = 32 * kSlots;
   FL_SHARED_2D(ListedRun, listed, kWarps, kListed);
   FL_SHARED_2D(uint8_t, owners, kWarps, kListed);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int64_t first_ray = (static_cast<int64_t>(blockIdx.x) * kWarps + warp) * 32;
+  const int64_t first_ray = (static_cast<int64_t>(blockIdx.x) * kWarps + warp) * width;
   const int64_t ray = first_ray + lane;
-  const int64_t count = ray < slots.n ? counts[ray] : 0;
-  const int runs = ray < slots.n ? slots.runs[ray] : 0;
-  if (ray < slots.n) {
+  const bool mine = lane < width && ray < slots.n;
+  const int64_t count = mine ? counts[ray] : 0;
+  const int runs = mine ? slots.runs[ray] : 0;
+  if (mine) {
     packed[2 * ray] = starts[ray];
     packed[2 * ray + 1] = count;
   }
@@ -262,10 +267,12 @@ struct CudaSample {
     zero_async(starts + n, 3 * sizeof(int64_t), stream);
     const int64_t tops = top_count(a.grid.masks);
     const int64_t shared = !kDense && tops <= kSharedTops ? tops : 0;
-    FL_LAUNCH((walk_kernel<kDense, kMode>), (n + kWalkThreads - 1) / kWalkThreads, kWalkThreads,
+    const int width = n <= kFewRays ? 8 : n <= kSomeRays ? 16 : 32;
+    const int64_t warps = (n + width - 1) / width;
+    FL_LAUNCH((walk_kernel<kDense, kMode>), blocks_of(warps, kWalkThreads), kWalkThreads,
               sizeof(Node) * shared, stream, a, slots, count,
               reinterpret_cast<unsigned long long*>(starts + n + 1),
-              reinterpret_cast<unsigned long long*>(starts + n + 2), shared);
+              reinterpret_cast<unsigned long long*>(starts + n + 2), shared, width);
     inclusive_scan(count, starts + 1, n, stream);
     int64_t found[3] = {0, 0, 0};
     PendingRead total(starts + n, sizeof(found), stream);
@@ -275,13 +282,16 @@ struct CudaSample {
     out.allocate(like, found[0]);
     const SampleTarget target{output<int64_t>(out.ray_indices), output<float>(out.t_starts),
                               output<float>(out.t_ends)};
-    FL_LAUNCH(expand_kernel, (n + kExpandThreads - 1) / kExpandThreads, kExpandThreads, 0, stream,
-              slots, a.sampling.step, count, starts, target, output<int64_t>(out.packed_info));
+    FL_LAUNCH(expand_kernel, blocks_of(warps, kExpandThreads), kExpandThreads, 0, stream, slots,
+              a.sampling.step, count, starts, target, output<int64_t>(out.packed_info), width);
     if (found[2] != 0)
       FL_LAUNCH((again_kernel<kDense, kMode>), (n + kWalkThreads - 1) / kWalkThreads, kWalkThreads,
                 0, stream, a, slots, starts, target);
   }
 
+  static int64_t blocks_of(int64_t warps, int threads) {
+    return (warps * 32 + threads - 1) / threads;
+  }
   static int64_t top_count(const Masks& m) {
     return static_cast<int64_t>(m.levels) * m.top_count[0] * m.top_count[1] * m.top_count[2];
   }

@@ -34,20 +34,16 @@ FL_HD int region_end(const Axis& axis, int below) {
   return lesser(axis.cell | below, axis.valid);
 }
 
-// The ray crosses out of its region by axis A; `ends` are the region's last cells.
+// Along axis A, where the ray has crossed out of its region by `w.crossed`. In a wide region the
+// other axes have moved too.
 template <int A, typename Axis>
-FL_HD bool cross_flat(Walk<Axis>& w, const int* ends, const float* times, bool wide) {
-  if (ends[A] == w.axis[A].last || times[A] >= w.end) return false;
-  w.axis[A].cell = ends[A] + 1;
-  w.time = times[A];
-  w.crossed = A;
-  if (wide) {
-    constexpr int kB = (A + 1) % 3, kC = (A + 2) % 3;
-    w.template refine<kB>(ends[kB]);
-    w.template refine<kC>(ends[kC]);
+FL_HD void follow(Walk<Axis>& w, int end, bool wide) {
+  if (w.crossed == A) {
+    w.axis[A].cell = end + 1;
+    w.axis[A].renew();
+  } else if (wide) {
+    w.template refine<A>(end);
   }
-  w.axis[A].renew();
-  return true;
 }
 
 template <typename Axis, typename Visitor>
@@ -61,10 +57,16 @@ FL_HD void walk_masks_flat(const Masks& m, int level, Walk<Axis>& w, Visitor& vi
     const float exit = lesser(lesser(times[0], lesser(times[1], times[2])), w.end);
     if (!(region.occupied ? visitor.occupied(exit) : visitor.empty(exit))) return;
     const int axis = first_axis(times[0], times[1], times[2]);
-    const bool crossed = axis == 0   ? cross_flat<0>(w, ends, times, below > 0)
-                         : axis == 1 ? cross_flat<1>(w, ends, times, below > 0)
-                                     : cross_flat<2>(w, ends, times, below > 0);
-    if (!crossed) return;
+    const float time = axis == 0 ? times[0] : axis == 1 ? times[1] : times[2];
+    const bool last = axis == 0   ? ends[0] == w.axis[0].last
+                      : axis == 1 ? ends[1] == w.axis[1].last
+                                  : ends[2] == w.axis[2].last;
+    if (last || time >= w.end) return;
+    w.time = time;
+    w.crossed = axis;
+    follow<0>(w, ends[0], below > 0);
+    follow<1>(w, ends[1], below > 0);
+    follow<2>(w, ends[2], below > 0);
   }
 }
 
