@@ -5,7 +5,7 @@
 // number of samples.
 //
 //   walk     a thread a ray, the table of tops in shared memory where it fits: the number of its
-//            samples, and up to kSlots runs, slot by slot so that neighbours store together
+//            samples, and the first of its runs, slot by slot so that neighbours store together
 //   scan     of the numbers: where each ray's samples begin; the total sets out for the host
 //   expand   a warp lists the runs of its rays in shared memory, and each lane finds the run of
 //            every 32nd sample by bisection
@@ -22,18 +22,20 @@ namespace {
 
 constexpr int kWalkThreads = 64;  // few: a chunk of 8,192 rays shall reach every multiprocessor
 constexpr int kExpandThreads = 128;
-constexpr int kSlots = 16;
-// Rays of a warp: fewer than lanes where there are too few rays to fill the multiprocessors.
-constexpr int64_t kFewRays = 16384, kSomeRays = 65536;
+// A warp expands 32, 16 or 8 rays, of so many runs each that its list is this long; and walks fewer
+// rays than it has lanes where there are too few to fill the multiprocessors.
+constexpr int kListed = 512;
+constexpr int64_t kFewRays = 16384, kSomeRays = 65536, kManyRays = 1 << 20;
 constexpr int64_t kSharedTops = 1024;
 constexpr unsigned kFullWarp = 0xffffffffu;
 
 // What the walk of a ray leaves behind.
 struct Slots {
-  float *start, *inc;  // [kSlots, n]
-  int32_t* count;      // [kSlots, n]
-  int32_t* runs;       // [n]; kSlots + 1: more than there are slots
+  float *start, *inc;  // [room, n]
+  int32_t* count;      // [room, n]
+  int32_t* runs;       // [n]; room + 1: more than there are slots
   int64_t n;
+  int room;
 };
 
 struct SlotSink {
@@ -42,13 +44,13 @@ struct SlotSink {
   int runs;
 
   FL_HD bool push(const Run& run) {
-    if (runs < kSlots) {
+    if (runs < slots.room) {
       const int64_t at = runs * slots.n + ray;
       slots.start[at] = run.start;
       slots.inc[at] = run.inc;
       slots.count[at] = run.count;
     }
-    runs = lesser(runs + 1, kSlots + 1);
+    runs = lesser(runs + 1, slots.room + 1);
     samples += run.count;
     return samples <= limit;
   }
@@ -151,11 +153,11 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kWalkThreads, 8)
     CountSink sink{0, a.limit};
     walk_ray<kDense, kMode>(a, grid, a.rays.at(i), sink);
     samples = sink.samples;
-    runs = samples > 0 ? kSlots + 1 : 0;
+    runs = samples > 0 ? slots.room + 1 : 0;
   }
   counts[i] = samples;
   slots.runs[i] = runs;
-  if (runs > kSlots) *again = 1;  // all that write, write the same
+  if (runs > slots.room) *again = 1;  // all that write, write the same
 }
 
 // Sums over a warp of what the lanes before have, and of all.
@@ -179,7 +181,7 @@ struct ListedRun {
 FL_KERNEL FL_LAUNCH_BOUNDS(kExpandThreads, 6)
     expand_kernel(Slots slots, float dt, const int64_t* counts, const int64_t* starts,
                   SampleTarget out, int64_t* packed, int width) {
-  constexpr int kWarps = kExpandThreads / 32, kListed = 32 * kSlots;
+  constexpr int kWarps = kExpandThreads / 32;
   FL_SHARED_2D(ListedRun, listed, kWarps, kListed);
   FL_SHARED_2D(uint8_t, owners, kWarps, kListed);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -192,7 +194,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kExpandThreads, 6)
     packed[2 * ray] = starts[ray];
     packed[2 * ray + 1] = count;
   }
-  const bool again = runs > kSlots;
+  const bool again = runs > slots.room;
   int64_t total = 0, total_runs = 0;
   const int64_t before = warp_sum_before(count, total);
   int place = static_cast<int>(warp_sum_before(again ? 1 : runs, total_runs));
@@ -230,7 +232,7 @@ template <bool kDense, Mode kMode>
 FL_KERNEL FL_LAUNCH_BOUNDS(kWalkThreads, 8)
     again_kernel(RaySampleArgs a, Slots slots, const int64_t* starts, SampleTarget out) {
   const int64_t ray = static_cast<int64_t>(blockIdx.x) * kWalkThreads + threadIdx.x;
-  if (ray >= a.rays.count || slots.runs[ray] <= kSlots) return;
+  if (ray >= a.rays.count || slots.runs[ray] <= slots.room) return;
   StoreSink sink{out, ray, starts[ray]};
   walk_ray<kDense, kMode>(a, a.grid, a.rays.at(ray), sink);
 }
@@ -254,25 +256,30 @@ struct CudaSample {
     const DeviceGuard guard(like.get_device_index());
     const Stream stream = current_stream(like.get_device_index());
     const int64_t n = a.rays.count;
-    const int64_t slots_kept = kMode == Mode::constant ? kSlots * n : 0;
+    const int width = n <= kFewRays ? 8 : n <= kManyRays ? 16 : 32;
+    const int room = kListed / width;
+    const int64_t slots_kept = kMode == Mode::constant ? room * n : 0;
     const Scratch floats(2 * sizeof(float) * slots_kept), kept(sizeof(int32_t) * slots_kept);
     const Scratch runs(sizeof(int32_t) * n), counts(sizeof(int64_t) * n);
     // Starts, their end, what is bad, whether any ray is walked again.
     const Scratch places(sizeof(int64_t) * (n + 3));
-    const Slots slots{floats.data<float>(), floats.data<float>() + slots_kept, kept.data<int32_t>(),
-                      runs.data<int32_t>(), n};
+    const Slots slots{floats.data<float>(),
+                      floats.data<float>() + slots_kept,
+                      kept.data<int32_t>(),
+                      runs.data<int32_t>(),
+                      n,
+                      room};
     int64_t* starts = places.data<int64_t>();
     int64_t* count = counts.data<int64_t>();
     zero_async(starts, sizeof(int64_t), stream);
     zero_async(starts + n, 3 * sizeof(int64_t), stream);
     const int64_t tops = top_count(a.grid.masks);
     const int64_t shared = !kDense && tops <= kSharedTops ? tops : 0;
-    const int width = n <= kFewRays ? 8 : n <= kSomeRays ? 16 : 32;
-    const int64_t warps = (n + width - 1) / width;
-    FL_LAUNCH((walk_kernel<kDense, kMode>), blocks_of(warps, kWalkThreads), kWalkThreads,
+    const int walked = n <= kFewRays ? 8 : n <= kSomeRays ? 16 : 32;
+    FL_LAUNCH((walk_kernel<kDense, kMode>), blocks_of(n, walked, kWalkThreads), kWalkThreads,
               sizeof(Node) * shared, stream, a, slots, count,
               reinterpret_cast<unsigned long long*>(starts + n + 1),
-              reinterpret_cast<unsigned long long*>(starts + n + 2), shared, width);
+              reinterpret_cast<unsigned long long*>(starts + n + 2), shared, walked);
     inclusive_scan(count, starts + 1, n, stream);
     int64_t found[3] = {0, 0, 0};
     PendingRead total(starts + n, sizeof(found), stream);
@@ -282,15 +289,16 @@ struct CudaSample {
     out.allocate(like, found[0]);
     const SampleTarget target{output<int64_t>(out.ray_indices), output<float>(out.t_starts),
                               output<float>(out.t_ends)};
-    FL_LAUNCH(expand_kernel, blocks_of(warps, kExpandThreads), kExpandThreads, 0, stream, slots,
+    FL_LAUNCH(expand_kernel, blocks_of(n, width, kExpandThreads), kExpandThreads, 0, stream, slots,
               a.sampling.step, count, starts, target, output<int64_t>(out.packed_info), width);
     if (found[2] != 0)
       FL_LAUNCH((again_kernel<kDense, kMode>), (n + kWalkThreads - 1) / kWalkThreads, kWalkThreads,
                 0, stream, a, slots, starts, target);
   }
 
-  static int64_t blocks_of(int64_t warps, int threads) {
-    return (warps * 32 + threads - 1) / threads;
+  // For warps of so many rays.
+  static int64_t blocks_of(int64_t rays, int width, int threads) {
+    return ((rays + width - 1) / width * 32 + threads - 1) / threads;
   }
   static int64_t top_count(const Masks& m) {
     return static_cast<int64_t>(m.levels) * m.top_count[0] * m.top_count[1] * m.top_count[2];
