@@ -43,7 +43,6 @@ struct Mask16 {
 };
 FL_SIMD Mask16 mask_from_bits(uint32_t bits) { return {static_cast<__mmask16>(bits)}; }
 FL_SIMD Mask16 operator&(Mask16 a, Mask16 b) { return {static_cast<__mmask16>(a.bits & b.bits)}; }
-FL_SIMD Mask16 operator|(Mask16 a, Mask16 b) { return {static_cast<__mmask16>(a.bits | b.bits)}; }
 FL_SIMD Mask16 and_not(Mask16 a, Mask16 b) { return {static_cast<__mmask16>(a.bits & ~b.bits)}; }
 FL_SIMD uint32_t bits_of(Mask16 m) { return m.bits; }
 FL_SIMD Mask16 greater_equal(Float16 a, Float16 b) {
@@ -51,18 +50,6 @@ FL_SIMD Mask16 greater_equal(Float16 a, Float16 b) {
       _mm512_cmp_ps_mask(reinterpret_cast<__m512&>(a), reinterpret_cast<__m512&>(b), _CMP_GE_OQ)};
 }
 FL_SIMD Mask16 less_equal(Float16 a, Float16 b) { return greater_equal(b, a); }
-FL_SIMD Mask16 less(Float16 a, Float16 b) {
-  return {
-      _mm512_cmp_ps_mask(reinterpret_cast<__m512&>(a), reinterpret_cast<__m512&>(b), _CMP_LT_OQ)};
-}
-FL_SIMD Mask16 any_bit(Int16 v) {
-  return {_mm512_test_epi32_mask(reinterpret_cast<__m512i>(v), reinterpret_cast<__m512i>(v))};
-}
-FL_SIMD Int16 select(Mask16 m, Int16 a, Int16 b) {
-  __m512i r =
-      _mm512_mask_blend_epi32(m.bits, reinterpret_cast<__m512i>(b), reinterpret_cast<__m512i>(a));
-  return reinterpret_cast<Int16>(r);
-}
 FL_SIMD Float16 select(Mask16 m, Float16 a, Float16 b) {
   __m512 r =
       _mm512_mask_blend_ps(m.bits, reinterpret_cast<__m512&>(b), reinterpret_cast<__m512&>(a));
@@ -81,21 +68,6 @@ FL_SIMD Float16 max16(Float16 a, Float16 b) {
   return reinterpret_cast<Float16&>(r);
 }
 FL_SIMD float sum16(Float16 v) { return _mm512_reduce_add_ps(reinterpret_cast<__m512&>(v)); }
-// table[at], and 0 where a lane is not in the mask, whose index is not looked at.
-FL_SIMD Int16 gather16(Mask16 m, const uint32_t* table, Int16 at) {
-  __m512i r = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), m.bits,
-                                          reinterpret_cast<__m512i>(at), table, 4);
-  return reinterpret_cast<Int16>(r);
-}
-// The lanes of the mask, to the lowest lanes, and from there back; other lanes are zero.
-FL_SIMD Int16 compress16(Mask16 m, Int16 v) {
-  __m512i r = _mm512_maskz_compress_epi32(m.bits, reinterpret_cast<__m512i>(v));
-  return reinterpret_cast<Int16>(r);
-}
-FL_SIMD Int16 expand16(Mask16 m, Int16 v) {
-  __m512i r = _mm512_maskz_expand_epi32(m.bits, reinterpret_cast<__m512i>(v));
-  return reinterpret_cast<Int16>(r);
-}
 
 #else
 
@@ -108,7 +80,6 @@ FL_SIMD Mask16 mask_from_bits(uint32_t bits) {
   return {((Int16{} + static_cast<int32_t>(bits)) & lane_bit) != 0};
 }
 FL_SIMD Mask16 operator&(Mask16 a, Mask16 b) { return {a.lanes & b.lanes}; }
-FL_SIMD Mask16 operator|(Mask16 a, Mask16 b) { return {a.lanes | b.lanes}; }
 FL_SIMD Mask16 and_not(Mask16 a, Mask16 b) { return {a.lanes & ~b.lanes}; }
 FL_SIMD uint32_t bits_of(Mask16 m) {
 #if defined(__AVX2__)
@@ -131,9 +102,6 @@ FL_SIMD uint32_t bits_of(Mask16 m) {
 }
 FL_SIMD Mask16 greater_equal(Float16 a, Float16 b) { return {a >= b}; }
 FL_SIMD Mask16 less_equal(Float16 a, Float16 b) { return {a <= b}; }
-FL_SIMD Mask16 less(Float16 a, Float16 b) { return {a < b}; }
-FL_SIMD Mask16 any_bit(Int16 v) { return {v != 0}; }
-FL_SIMD Int16 select(Mask16 m, Int16 a, Int16 b) { return m.lanes ? a : b; }
 FL_SIMD Float16 select(Mask16 m, Float16 a, Float16 b) { return m.lanes ? a : b; }
 FL_SIMD Float16 keep(Mask16 m, Float16 a) {
   return reinterpret_cast<Float16>(reinterpret_cast<Int16>(a) & m.lanes);
@@ -147,36 +115,6 @@ FL_SIMD float sum16(Float16 v) {
   for (int width = 8; width >= 1; width /= 2)
     for (int i = 0; i < width; ++i) x[i] += x[i + width];
   return x[0];
-}
-FL_SIMD Int16 gather16(Mask16 m, const uint32_t* table, Int16 at) {
-  const Int16 inside = at & m.lanes;
-#if defined(__AVX2__)
-  __m256i half[2];
-  std::memcpy(half, &inside, sizeof(half));
-  const int* words = reinterpret_cast<const int*>(table);
-  for (__m256i& h : half) h = _mm256_i32gather_epi32(words, h, 4);
-  Int16 found;
-  std::memcpy(&found, half, sizeof(found));
-#else
-  int32_t lanes[kLanes];
-  std::memcpy(lanes, &inside, sizeof(lanes));
-  for (int32_t& lane : lanes) lane = static_cast<int32_t>(table[lane]);
-  Int16 found;
-  std::memcpy(&found, lanes, sizeof(found));
-#endif
-  return found & m.lanes;
-}
-FL_SIMD Int16 compress16(Mask16 m, Int16 v) {
-  Int16 packed{};
-  int n = 0;
-  for (uint32_t bits = bits_of(m); bits != 0; bits &= bits - 1) packed[n++] = v[__builtin_ctz(bits)];
-  return packed;
-}
-FL_SIMD Int16 expand16(Mask16 m, Int16 v) {
-  Int16 spread{};
-  int n = 0;
-  for (uint32_t bits = bits_of(m); bits != 0; bits &= bits - 1) spread[__builtin_ctz(bits)] = v[n++];
-  return spread;
 }
 
 #endif

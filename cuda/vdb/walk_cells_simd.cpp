@@ -1,39 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Sixteen rays at once through the cells of a small grid, one bit each. Every lane is a ray of its
+// Many rays at once through the cells of a small grid, one bit each. Every lane is a ray of its
 // own that goes from cell to cell as walk_dense of walk.h does, with the same float32 operations in
 // the same order; rays that wait take the lanes of rays that have ended. CMake compiles this file
 // without contraction.
 #include <cstddef>
 
-#include "core/portable.h"
-#include "core/simd.h"
+#include "core/lanes.h"
 #include "vdb/walk_simd.h"
 
 namespace fl {
 namespace FL_ISA {
 namespace {
 
-// ------------------------------------------------------------------------------ sixteen rays begin
+// ------------------------------------------------------------------------------ rays begin
 
-struct Rays16 {
-  Float16 origin[3], direction[3], inverse[3], near, far;
+constexpr uint32_t kAllLanes = (1u << kWidth) - 1;
+
+struct Rays {
+  Floats origin[3], direction[3], inverse[3], near, far;
 };
 
-FL_SIMD Float16 size16(Float16 x) { return select(less(x, Float16{}), -x, x); }
+FL_SIMD Floats size_of(Floats x) { return select(less(x, Floats{}), -x, x); }
 
-FL_SIMD Float16 bounded16(Float16 x, Float16 low, Float16 high) {
-  return max16(low, min16(x, high));
-}
+FL_SIMD Floats bounded(Floats x, Floats low, Floats high) { return greater(low, lesser(x, high)); }
 
-FL_SIMD Mask16 equal16(Float16 a, Float16 b) { return less_equal(a, b) & less_equal(b, a); }
-
-FL_SIMD Mask16 everywhere() { return mask_from_bits(0xffff); }
+FL_SIMD Mask equal(Floats a, Floats b) { return less_equal(a, b) & less_equal(b, a); }
 
 // `count` rays, the last of them in the lanes that are left over.
-FL_SIMD Rays16 load_rays(const vdb::RayArgs& rays, int64_t first, int count) {
-  float lanes[8][kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) {
+FL_SIMD Rays load_rays(const vdb::RayArgs& rays, int64_t first, int count) {
+  float lanes[8][kWidth];
+  for (int lane = 0; lane < kWidth; ++lane) {
     const int64_t i = first + (lane < count ? lane : count - 1);
     for (int a = 0; a < 3; ++a) {
       lanes[a][lane] = rays.origins[3 * i + a];
@@ -42,89 +39,84 @@ FL_SIMD Rays16 load_rays(const vdb::RayArgs& rays, int64_t first, int count) {
     lanes[6][lane] = rays.near[i];
     lanes[7][lane] = rays.far[i];
   }
-  Rays16 r;
+  Rays r;
   for (int a = 0; a < 3; ++a) {
-    r.origin[a] = load16(lanes[a]);
-    r.direction[a] = load16(lanes[3 + a]);
+    r.origin[a] = load<Floats>(lanes[a]);
+    r.direction[a] = load<Floats>(lanes[3 + a]);
   }
-  r.near = load16(lanes[6]);
-  r.far = load16(lanes[7]);
+  r.near = load<Floats>(lanes[6]);
+  r.far = load<Floats>(lanes[7]);
   return r;
 }
 
 // is_ray of walk.h; then what make_ray does.
-FL_SIMD Mask16 check_and_make(Rays16& r) {
-  const Float16 most = splat16(vdb::kLargestInput), smallest = splat16(vdb::kSmallestNormal);
-  Float16 longest{};
-  Mask16 good = less(size16(r.near), most) & equal16(r.far, r.far);
+FL_SIMD Mask check_and_make(Rays& r) {
+  const Floats most = splat(vdb::kLargestInput), smallest = splat(vdb::kSmallestNormal);
+  Floats longest{};
+  Mask good = less(size_of(r.near), most) & equal(r.far, r.far);
   for (int a = 0; a < 3; ++a) {
-    const Float16 length = size16(r.direction[a]);
-    good = good & less(size16(r.origin[a]), most) & less(length, most);
-    longest = max16(longest, length);
-    r.direction[a] = select(less(length, smallest), Float16{}, r.direction[a]);
-    r.inverse[a] =
-        select(equal16(r.direction[a], Float16{}), Float16{}, splat16(1.0f) / r.direction[a]);
+    const Floats length = size_of(r.direction[a]);
+    good = good & less(size_of(r.origin[a]), most) & less(length, most);
+    longest = greater(longest, length);
+    r.direction[a] = select(less(length, smallest), Floats{}, r.direction[a]);
+    r.inverse[a] = select(equal(r.direction[a], Floats{}), Floats{}, splat(1.0f) / r.direction[a]);
   }
-  r.near = select(less(size16(r.near), smallest), Float16{}, r.near);
-  return good & less(splat16(vdb::kSmallestDirection), longest);
+  r.near = select(less(size_of(r.near), smallest), Floats{}, r.near);
+  return good & less(splat(vdb::kSmallestDirection), longest);
 }
 
 // intersect of walk.h, with the planes: the rays that have a part inside the box.
-FL_SIMD Mask16 clip(const Rays16& r, const float* box, Float16& enter, Float16& leave) {
-  Mask16 missed = mask_from_bits(0);
-  enter = splat16(-vdb::kFarAway);
-  leave = splat16(vdb::kFarAway);
+FL_SIMD Mask clip(const Rays& r, const float* box, Floats& enter, Floats& leave) {
+  Mask missed = mask_of(0);
+  enter = splat(-vdb::kFarAway);
+  leave = splat(vdb::kFarAway);
   for (int a = 0; a < 3; ++a) {
-    const Float16 o = r.origin[a], d = r.direction[a];
-    const Float16 low = splat16(box[a]), high = splat16(box[3 + a]);
-    const Mask16 flat = equal16(d, Float16{}), along = less(Float16{}, d);
-    const Float16 first = (select(along, low, high) - o) * r.inverse[a];
-    const Float16 second = (select(along, high, low) - o) * r.inverse[a];
+    const Floats o = r.origin[a], d = r.direction[a];
+    const Floats low = splat(box[a]), high = splat(box[3 + a]);
+    const Mask flat = equal(d, Floats{}), along = less(Floats{}, d);
+    const Floats first = (select(along, low, high) - o) * r.inverse[a];
+    const Floats second = (select(along, high, low) - o) * r.inverse[a];
     missed = missed | (flat & (less(o, low) | less(high, o))) |
              and_not(less(second, enter) | less(leave, first), flat);
-    enter = select(flat, enter, max16(enter, first));
-    leave = select(flat, leave, min16(leave, second));
+    enter = select(flat, enter, greater(enter, first));
+    leave = select(flat, leave, lesser(leave, second));
   }
-  missed = missed | less_equal(leave, Float16{});
-  enter = max16(enter, r.near);
-  leave = min16(leave, r.far);
+  missed = missed | less_equal(leave, Floats{});
+  enter = greater(enter, r.near);
+  leave = lesser(leave, r.far);
   return and_not(less(enter, leave), missed);
 }
 
 // One axis of axis_of_steps of walk.h: the time of the first face, the time from face to face, the
 // first cell and how many steps lead to the last.
-struct Axis16 {
-  Float16 time, delta;
-  Int16 cell, steps;
-  Mask16 against;
+struct BeginningAxis {
+  Floats time, delta;
+  Ints cell, steps;
+  Mask against;
 };
 
-FL_SIMD Axis16 begin_axis(const Rays16& r, int a, float low, float high, int cells, Float16 enter,
-                          Float16 leave) {
+FL_SIMD BeginningAxis begin_axis(const Rays& r, int a, float low, float high, int cells,
+                                 Floats enter, Floats leave) {
   constexpr float inside = 1e-6f;
-  const Float16 o = r.origin[a], d = r.direction[a];
-  const Float16 least = splat16(low), extent = splat16(high - low);
-  const Float16 count = splat16(static_cast<float>(cells)), voxel = extent / count;
-  const Float16 start = o + d * (enter + inside), stop = o + d * (leave - inside);
-  const Float16 edge = splat16(static_cast<float>(cells - 1));
-  const Int16 first = __builtin_convertvector(
-      bounded16((start - least) / extent * count, Float16{}, edge), Int16);
-  const Int16 final = __builtin_convertvector(
-      bounded16((stop - least) / extent * count, Float16{}, edge), Int16);
-  const Mask16 flat = equal16(d, Float16{}), along = less(Float16{}, d);
-  const Float16 face = __builtin_convertvector(select(along, first + 1, first), Float16) * voxel;
-  const Float16 time = (least + (face - start)) * r.inverse[a] + enter;
-  Axis16 axis;
-  axis.against = less(d, Float16{});
+  const Floats o = r.origin[a], d = r.direction[a];
+  const Floats least = splat(low), extent = splat(high - low);
+  const Floats count = splat(static_cast<float>(cells)), voxel = extent / count;
+  const Floats start = o + d * (enter + inside), stop = o + d * (leave - inside);
+  const Floats edge = splat(static_cast<float>(cells - 1));
+  const Ints first = truncated(bounded((start - least) / extent * count, Floats{}, edge));
+  const Ints final = truncated(bounded((stop - least) / extent * count, Floats{}, edge));
+  const Mask flat = equal(d, Floats{}), along = less(Floats{}, d);
+  const Floats face = to_floats(select(along, first + 1, first)) * voxel;
+  const Floats time = (least + (face - start)) * r.inverse[a] + enter;
+  BeginningAxis axis;
+  axis.against = less(d, Floats{});
   axis.cell = first;
-  axis.time =
-      select(flat, leave, bounded16(time, splat16(-vdb::kFarAway), splat16(vdb::kFarAway)));
-  axis.delta =
-      select(flat, Float16{}, min16(size16(voxel * r.inverse[a]), splat16(vdb::kFarAway)));
+  axis.time = select(flat, leave, bounded(time, splat(-vdb::kFarAway), splat(vdb::kFarAway)));
+  axis.delta = select(flat, Floats{}, lesser(size_of(voxel * r.inverse[a]), splat(vdb::kFarAway)));
   // A last cell behind the first is no end: then the grid's edge is.
-  const Int16 forward = select(along, final - first, first - final);
-  const Int16 to_edge = select(along, cells - 1 - first, first);
-  axis.steps = select(flat, Int16{}, select(any_bit(forward & INT32_MIN), to_edge, forward));
+  const Ints forward = select(along, final - first, first - final);
+  const Ints to_edge = select(along, cells - 1 - first, first);
+  axis.steps = select(flat, Ints{}, select(any_bit(forward & INT32_MIN), to_edge, forward));
   return axis;
 }
 
@@ -142,72 +134,66 @@ static_assert(vdb::kMostCells <= 1 << (kStepBits - 1), "steps must leave the gua
 
 // Rays that are about to walk.
 struct Queue {
-  alignas(64) int32_t field[kFields][vdb::kRaysAtOnce + kLanes];
+  alignas(64) int32_t field[kFields][vdb::kRaysAtOnce + kWidth];
   int count;
 
-  void append(int which, Mask16 lanes, Int16 v) {
-    const Int16 packed = compress16(lanes, v);
-    std::memcpy(field[which] + count, &packed, sizeof(packed));
-  }
-  void append(int which, Mask16 lanes, Float16 v) {
-    append(which, lanes, reinterpret_cast<Int16>(v));
-  }
+  void append(int which, Mask lanes, Ints v) { store(field[which] + count, compress(lanes, v)); }
+  void append(int which, Mask lanes, Floats v) { append(which, lanes, reinterpret_cast<Ints>(v)); }
 };
 
 FL_SIMD uint32_t fill_queue(const vdb::CellGrid& grid, const vdb::RayArgs& rays, int64_t begin,
                             int64_t i, int count, Queue& queue) {
-  Rays16 r = load_rays(rays, i, count);
-  const Mask16 good = check_and_make(r);
-  Float16 enter, leave;
-  const Mask16 lanes = clip(r, grid.box, enter, leave) & good & mask_from_bits((1u << count) - 1);
+  Rays r = load_rays(rays, i, count);
+  const Mask good = check_and_make(r);
+  Floats enter, leave;
+  const Mask lanes = clip(r, grid.box, enter, leave) & good & mask_of((1u << count) - 1);
   const int32_t strides[3] = {grid.slice, grid.row, 1};
   const int32_t step[3] = {kStepX, kStepY, kStepZ};
-  Int16 cell{}, steps{};
+  Ints cell{}, steps{};
   for (int a = 0; a < 3; ++a) {
-    const Axis16 axis =
+    const BeginningAxis axis =
         begin_axis(r, a, grid.box[a], grid.box[3 + a], grid.resolution[a], enter, leave);
     queue.append(kTime + a, lanes, axis.time);
     queue.append(kDelta + a, lanes, axis.delta);
     queue.append(kStride + a, lanes,
-                 select(axis.against, Int16{} - strides[a], Int16{} + strides[a]));
+                 select(axis.against, Ints{} - strides[a], Ints{} + strides[a]));
     cell += axis.cell * strides[a];
     steps += axis.steps * step[a];
   }
-  const Int16 number = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  alignas(64) int32_t number[kWidth];
+  for (int lane = 0; lane < kWidth; ++lane) number[lane] = static_cast<int32_t>(i - begin) + lane;
   queue.append(kEnd, lanes, leave);
   queue.append(kUntil, lanes, enter);
   queue.append(kCell, lanes, cell);
   queue.append(kSteps, lanes, steps | kGuards);
-  queue.append(kRay, lanes, number + static_cast<int32_t>(i - begin));
+  queue.append(kRay, lanes, load<Ints>(number));
   queue.count += __builtin_popcount(bits_of(lanes));
   return bits_of(good);
 }
 
-// Sixteen walks under way.
+// A walk under way in each lane.
 struct Lanes {
-  Float16 time[3], delta[3], end, until, begun;
-  Int16 stride[3], cell, steps, ray;
-  Mask16 active, inside;
+  Floats time[3], delta[3], end, until, begun;
+  Ints stride[3], cell, steps, ray;
+  Mask active, inside;
 };
 
-FL_SIMD void take(Mask16 lanes, const int32_t* from, Int16& v) {
-  Int16 next;
-  std::memcpy(&next, from, sizeof(next));
-  v = select(lanes, expand16(lanes, next), v);
+FL_SIMD void take(Mask lanes, const int32_t* from, Ints& v) {
+  v = select(lanes, expand(lanes, load<Ints>(from)), v);
 }
 
-FL_SIMD void take(Mask16 lanes, const int32_t* from, Float16& v) {
-  Int16 bits = reinterpret_cast<Int16>(v);
+FL_SIMD void take(Mask lanes, const int32_t* from, Floats& v) {
+  Ints bits = reinterpret_cast<Ints>(v);
   take(lanes, from, bits);
-  v = reinterpret_cast<Float16>(bits);
+  v = reinterpret_cast<Floats>(bits);
 }
 
 // Idle lanes get the queue's rays from `at` on; returns how many.
 FL_SIMD int refill(const Queue& queue, int at, Lanes& w) {
-  uint32_t idle = ~bits_of(w.active) & 0xffff;
+  uint32_t idle = ~bits_of(w.active) & kAllLanes;
   int count = __builtin_popcount(idle);
   for (; count > queue.count - at; --count) idle &= ~(0x80000000u >> __builtin_clz(idle));
-  const Mask16 lanes = mask_from_bits(idle);
+  const Mask lanes = mask_of(idle);
   for (int a = 0; a < 3; ++a) {
     take(lanes, queue.field[kTime + a] + at, w.time[a]);
     take(lanes, queue.field[kDelta + a] + at, w.delta[a]);
@@ -222,15 +208,16 @@ FL_SIMD int refill(const Queue& queue, int at, Lanes& w) {
   return count;
 }
 
-// ------------------------------------------------------------------------------------------ the walk
+// ------------------------------------------------------------------------------------------ the
+// walk
 
-FL_SIMD void store_parts(uint32_t lanes, Float16 begins, Float16 ends, Int16 rays,
+FL_SIMD void store_parts(uint32_t lanes, Floats begins, Floats ends, Ints rays,
                          const vdb::PartTarget& target) {
-  alignas(64) float begin[kLanes], end[kLanes];
-  alignas(64) int32_t ray[kLanes];
-  store16(begin, begins);
-  store16(end, ends);
-  std::memcpy(ray, &rays, sizeof(ray));
+  alignas(64) float begin[kWidth], end[kWidth];
+  alignas(64) int32_t ray[kWidth];
+  store(begin, begins);
+  store(end, ends);
+  store(ray, rays);
   for (; lanes != 0; lanes &= lanes - 1) {
     const int lane = __builtin_ctz(lanes), r = ray[lane];
     target.parts[static_cast<int64_t>(r) * target.stride + target.counts[r]++] = {begin[lane],
@@ -240,19 +227,18 @@ FL_SIMD void store_parts(uint32_t lanes, Float16 begins, Float16 ends, Int16 ray
 
 // One cell on.
 FL_SIMD void step_lanes(const uint32_t* bits, Lanes& w, const vdb::PartTarget& target) {
-  const Float16 x = w.time[0], y = w.time[1], z = w.time[2];
-  const Mask16 by_x = less(x, y) & less(x, z), by_y = and_not(less(y, z), by_x);
-  const Mask16 by_z = and_not(everywhere(), by_x | by_y);
-  const Float16 exit = min16(min16(x, min16(y, z)), w.end);
-  const Int16 word = gather16(w.active, bits, w.cell >> 5);
-  const Mask16 occupied = any_bit(word & ((Int16{} + 1) << (w.cell & 31)));
-  w.steps -= select(by_x, Int16{} + kStepX, select(by_y, Int16{} + kStepY, Int16{} + kStepZ));
-  const Mask16 over = (greater_equal(exit, w.end) | any_bit((w.steps & kGuards) ^ kGuards));
+  const Floats x = w.time[0], y = w.time[1], z = w.time[2];
+  const Mask by_x = less(x, y) & less(x, z), by_y = and_not(less(y, z), by_x);
+  const Mask by_z = and_not(mask_of(~0u), by_x | by_y);
+  const Floats exit = lesser(lesser(x, lesser(y, z)), w.end);
+  const Ints word = gather(w.active, bits, w.cell >> 5);
+  const Mask occupied = any_bit(word & ((Ints{} + 1) << (w.cell & 31)));
+  w.steps -= select(by_x, Ints{} + kStepX, select(by_y, Ints{} + kStepY, Ints{} + kStepZ));
+  const Mask over = (less_equal(w.end, exit) | any_bit((w.steps & kGuards) ^ kGuards));
   // A part ends before an empty cell, or where the walk ends.
   w.begun = select(and_not(occupied, w.inside), w.until, w.begun);
   const uint32_t ending = bits_of(and_not(w.inside, occupied) | (occupied & over));
-  if (ending != 0)
-    store_parts(ending, w.begun, select(occupied, exit, w.until), w.ray, target);
+  if (ending != 0) store_parts(ending, w.begun, select(occupied, exit, w.until), w.ray, target);
   w.until = exit;
   w.inside = and_not(occupied, over);
   w.active = and_not(w.active, over);
@@ -287,21 +273,20 @@ int64_t find_parts(const vdb::CellGrid& grid, const vdb::RayArgs& rays, int64_t 
   Queue queue;
   queue.count = 0;
   int64_t bad = end;
-  for (int64_t i = begin; i < end; i += kLanes) {
-    const int count = static_cast<int>(end - i < kLanes ? end - i : kLanes);
+  for (int64_t i = begin; i < end; i += kWidth) {
+    const int count = static_cast<int>(end - i < kWidth ? end - i : kWidth);
     const uint32_t wrong = ~fill_queue(grid, rays, begin, i, count, queue) & ((1u << count) - 1);
     if (wrong != 0 && bad == end) bad = i + __builtin_ctz(wrong);
   }
   for (int64_t r = 0; r < end - begin; ++r) target.counts[r] = 0;
   Lanes w{};
-  w.active = w.inside = mask_from_bits(0);
-  constexpr int kFewIdle = 4;  // lanes; fewer are not worth a refill
+  w.active = w.inside = mask_of(0);
+  constexpr int kFewIdle = kWidth / 4;  // lanes; fewer are not worth a refill
   for (int at = 0;;) {
     if (at < queue.count) at += refill(queue, at, w);
-    const int enough = at < queue.count ? kLanes - kFewIdle : 0;
+    const int enough = at < queue.count ? kWidth - kFewIdle : 0;
     if (bits_of(w.active) == 0) break;
-    do
-      step_lanes(grid.bits, w, target);
+    do step_lanes(grid.bits, w, target);
     while (__builtin_popcount(bits_of(w.active)) > enough);
   }
   return bad;

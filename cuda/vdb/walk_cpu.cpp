@@ -228,9 +228,8 @@ class SmallGrid {
       for (int y = 0; y < m.top_count[1]; ++y)
         for (int z = 0; z < m.top_count[2]; ++z, ++top)
           for_children(*top, {x, y, z}, [&](int64_t node, const Voxel& n) {
-            for_children(m.nodes[node], n, [&](int64_t leaf, const Voxel& l) {
-              add_leaf(m.leaves[leaf], l);
-            });
+            for_children(m.nodes[node], n,
+                         [&](int64_t leaf, const Voxel& l) { add_leaf(m.leaves[leaf], l); });
           });
   }
   template <typename F>
