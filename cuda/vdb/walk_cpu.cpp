@@ -192,18 +192,19 @@ class SmallGrid {
   explicit SmallGrid(const RaySampleArgs& a) {
     const Masks& m = a.grid.masks;
     if (m.levels != 1 || a.sampling.cone_angle > 0.0f) return;
-    int64_t slices = 1;
+    int64_t along = 0;
     for (int k = 0; k < 3; ++k) {
       if (m.resolution[k] > kMostCells) return;
       grid.resolution[k] = m.resolution[k];
+      along += m.resolution[k];
     }
     const auto up_to = [](int n, int edge) { return (n + edge - 1) / edge * edge; };
-    slices = up_to(m.resolution[0], kLeafEdge);
     grid.row = up_to(m.resolution[2], 32);
     grid.slice = grid.row * up_to(m.resolution[1], kLeafEdge);
-    const int64_t words = slices * grid.slice / 32;
-    const int64_t most = a.grid.cells != nullptr ? kMostWordsOfDense : kMostWords;
-    if (words > most || a.rays.count * kWordsPerRay < words) return;
+    const int64_t words = int64_t{up_to(m.resolution[0], kLeafEdge)} * grid.slice / 32;
+    // Over a dense table there is nothing to skip; beyond the cache, masks are left to skip.
+    if (a.grid.cells == nullptr && words > most_words()) return;
+    if (a.rays.count * along < kStepsPerWord * words) return;
     grid.box = a.grid.boxes;
     words_.reset(new uint32_t[words]);
     grid.bits = words_.get();
@@ -219,8 +220,10 @@ class SmallGrid {
   bool empty() const { return grid.bits == nullptr; }
 
  private:
-  static constexpr int64_t kMostWords = int64_t{1} << 18, kMostWordsOfDense = int64_t{1} << 22;
-  static constexpr int64_t kWordsPerRay = 64;
+  static constexpr int64_t kStepsPerWord = 2;
+
+  // Measured: 256^3 cells, where lanes have gathers, and 128^3 else.
+  static int64_t most_words() { return int64_t{1} << (isa() >= Isa::avx2 ? 19 : 16); }
 
   void add_masks(const Masks& m) {
     const Node* top = m.tops;
