@@ -5,6 +5,7 @@
 // the same order; rays that wait take the lanes of rays that have ended. CMake compiles this file
 // without contraction.
 #include <cstddef>
+#include <type_traits>
 
 #include "core/lanes.h"
 #include "vdb/walk_simd.h"
@@ -16,6 +17,8 @@ namespace {
 // ------------------------------------------------------------------------------ rays begin
 
 constexpr uint32_t kAllLanes = (1u << kWidth) - 1;
+
+FL_SIMD Mask all() { return mask_of(kAllLanes); }
 
 struct Rays {
   Floats origin[3], direction[3], inverse[3], near, far;
@@ -87,129 +90,185 @@ FL_SIMD Mask clip(const Rays& r, const float* box, Floats& enter, Floats& leave)
   return and_not(less(enter, leave), missed);
 }
 
-// One axis of axis_of_steps of walk.h: the time of the first face, the time from face to face, the
-// first cell and how many steps lead to the last.
-struct BeginningAxis {
-  Floats time, delta;
+// ---------------------------------------------------------------------------------------- the axes
+
+// Where a ray begins along an axis, and how many cells it may cross.
+struct Begin {
   Ints cell, steps;
-  Mask against;
 };
 
-FL_SIMD BeginningAxis begin_axis(const Rays& r, int a, float low, float high, int cells,
-                                 Floats enter, Floats leave) {
-  constexpr float inside = 1e-6f;
-  const Floats o = r.origin[a], d = r.direction[a];
-  const Floats least = splat(low), extent = splat(high - low);
-  const Floats count = splat(static_cast<float>(cells)), voxel = extent / count;
-  const Floats start = o + d * (enter + inside), stop = o + d * (leave - inside);
-  const Floats edge = splat(static_cast<float>(cells - 1));
-  const Ints first = truncated(bounded((start - least) / extent * count, Floats{}, edge));
-  const Ints final = truncated(bounded((stop - least) / extent * count, Floats{}, edge));
-  const Mask flat = equal(d, Floats{}), along = less(Floats{}, d);
-  const Floats face = to_floats(select(along, first + 1, first)) * voxel;
-  const Floats time = (least + (face - start)) * r.inverse[a] + enter;
-  BeginningAxis axis;
-  axis.against = less(d, Floats{});
-  axis.cell = first;
-  axis.time = select(flat, leave, bounded(time, splat(-vdb::kFarAway), splat(vdb::kFarAway)));
-  axis.delta = select(flat, Floats{}, lesser(size_of(voxel * r.inverse[a]), splat(vdb::kFarAway)));
-  // A last cell behind the first is no end: then the grid's edge is.
-  const Ints forward = select(along, final - first, first - final);
-  const Ints to_edge = select(along, cells - 1 - first, first);
-  axis.steps = select(flat, Ints{}, select(any_bit(forward & INT32_MIN), to_edge, forward));
-  return axis;
+FL_SIMD Ints cell_of(Floats at, int cells) {
+  return truncated(bounded(at, Floats{}, splat(static_cast<float>(cells - 1))));
 }
 
-// --------------------------------------------------------------------------------- lanes and queue
+// AxisOfSteps of walk.h, whose times grow by additions.
+struct StepAxis {
+  static constexpr bool kLatestExit = false;  // samples end with each cell, as NerfAcc's do
 
-constexpr int kTime = 0, kDelta = 3, kEnd = 6, kUntil = 7, kStride = 8, kCell = 11, kSteps = 12,
-              kRay = 13, kFields = 14;
+  Floats time, delta;
+  Ints stride;
+
+  template <typename F>
+  FL_INLINE void each(const F& f) {
+    f(time), f(delta), f(stride);
+  }
+  FL_INLINE void cross(Mask by) { time = select(by, time + delta, time); }
+
+  FL_INLINE Begin begin(const Rays& r, int a, float low, float high, int cells, Floats enter,
+                        Floats leave) {
+    constexpr float inside = 1e-6f;
+    const Floats o = r.origin[a], d = r.direction[a], least = splat(low);
+    const Floats extent = splat(high - low), count = splat(static_cast<float>(cells));
+    const Floats voxel = extent / count;
+    const Floats start = o + d * (enter + inside), stop = o + d * (leave - inside);
+    const Ints first = cell_of((start - least) / extent * count, cells);
+    const Ints final = cell_of((stop - least) / extent * count, cells);
+    const Mask flat = equal(d, Floats{}), along = less(Floats{}, d);
+    const Floats face = to_floats(select(along, first + 1, first)) * voxel;
+    const Floats first_time = (least + (face - start)) * r.inverse[a] + enter;
+    time = select(flat, leave, bounded(first_time, splat(-vdb::kFarAway), splat(vdb::kFarAway)));
+    delta = select(flat, Floats{}, lesser(size_of(voxel * r.inverse[a]), splat(vdb::kFarAway)));
+    // A last cell behind the first is no end: then the grid's edge is.
+    const Ints forward = select(along, final - first, first - final);
+    const Ints to_edge = select(along, cells - 1 - first, first);
+    const Ints steps = select(any_bit(forward & INT32_MIN), to_edge, forward);
+    return {first, select(flat, Ints{}, steps)};
+  }
+};
+
+// AxisInIndexSpace of walk.h, whose times come from the faces' integers.
+struct FaceAxis {
+  static constexpr bool kLatestExit = true;  // segments never shrink
+
+  Floats time, face, way, origin, inverse;
+  Ints stride;
+
+  template <typename F>
+  FL_INLINE void each(const F& f) {
+    f(time), f(face), f(way), f(origin), f(inverse), f(stride);
+  }
+  FL_INLINE Floats time_at(Floats at) const { return (at - origin) * inverse; }
+  FL_INLINE void cross(Mask by) {
+    face = select(by, face + way, face);
+    time = time_at(face);
+  }
+
+  FL_INLINE Begin begin(const Rays& r, int a, float, float, int cells, Floats enter, Floats) {
+    const Floats d = r.direction[a];
+    const Mask flat = equal(d, Floats{}), along = less(Floats{}, d), slanted = and_not(all(), flat);
+    origin = r.origin[a];
+    inverse = r.inverse[a];
+    way = select(along, splat(1.0f), splat(-1.0f));
+    const Ints forward = select(along, Ints{} + 1, Ints{} - 1), most = Ints{} + (cells - 1);
+    Ints cell = cell_of(origin + enter * d, cells);
+    Ints steps = select(flat, Ints{}, select(along, most - cell, cell));
+    face = to_floats(select(along, cell + 1, cell));
+    // The point is rounded; the faces decide.
+    for (;;) {
+      const Mask back = slanted & any_bit(steps - most) & less(enter, time_at(face - way));
+      if (bits_of(back) == 0) break;
+      face = select(back, face - way, face);
+      cell = select(back, cell - forward, cell);
+      steps = select(back, steps + 1, steps);
+    }
+    for (;;) {
+      const Mask on = any_bit(steps) & less_equal(time_at(face), enter);
+      if (bits_of(on) == 0) break;
+      face = select(on, face + way, face);
+      cell = select(on, cell + forward, cell);
+      steps = select(on, steps - 1, steps);
+    }
+    // A flat axis is never crossed.
+    face = select(flat, splat(vdb::kFarAway), face);
+    origin = select(flat, Floats{}, origin);
+    inverse = select(flat, splat(1.0f), inverse);
+    time = time_at(face);
+    return {cell, steps};
+  }
+};
+
+// --------------------------------------------------------------------------------- lanes and queue
 
 // The steps that are left along three axes, and a guard bit above each, which an axis that is asked
 // for one more borrows from.
 constexpr int kStepBits = 10;
-constexpr int32_t kStepX = 1, kStepY = 1 << kStepBits, kStepZ = 1 << 2 * kStepBits;
-constexpr int32_t kGuards = (kStepX + kStepY + kStepZ) << (kStepBits - 1);
+constexpr int32_t kStep[3] = {1, 1 << kStepBits, 1 << 2 * kStepBits};
+constexpr int32_t kGuards = (kStep[0] + kStep[1] + kStep[2]) << (kStepBits - 1);
 static_assert(vdb::kMostCells <= 1 << (kStepBits - 1), "steps must leave the guard bit clear");
+
+// A walk under way in each lane.
+template <typename Axis>
+struct Lanes {
+  Axis axis[3];
+  Floats end, until;
+  Ints cell, steps, ray;
+  Floats begun;
+  Mask active, inside;
+
+  // What a ray brings along.
+  template <typename F>
+  FL_INLINE void each(const F& f) {
+    axis[0].each(f), axis[1].each(f), axis[2].each(f);
+    f(end), f(until), f(cell), f(steps), f(ray);
+  }
+};
 
 // Rays that are about to walk.
 struct Queue {
+  static constexpr int kFields = 23;
+
   alignas(64) int32_t field[kFields][vdb::kRaysAtOnce + kWidth];
   int count;
-
-  void append(int which, Mask lanes, Ints v) { store(field[which] + count, compress(lanes, v)); }
-  void append(int which, Mask lanes, Floats v) { append(which, lanes, reinterpret_cast<Ints>(v)); }
 };
 
+// The lanes that are good rays, whether or not they meet the box.
+template <typename Axis>
 FL_SIMD uint32_t fill_queue(const vdb::CellGrid& grid, const vdb::RayArgs& rays, int64_t begin,
                             int64_t i, int count, Queue& queue) {
   Rays r = load_rays(rays, i, count);
   const Mask good = check_and_make(r);
-  Floats enter, leave;
-  const Mask lanes = clip(r, grid.box, enter, leave) & good & mask_of((1u << count) - 1);
+  Lanes<Axis> w;
+  const Mask lanes = clip(r, grid.box, w.until, w.end) & good & mask_of((1u << count) - 1);
   const int32_t strides[3] = {grid.slice, grid.row, 1};
-  const int32_t step[3] = {kStepX, kStepY, kStepZ};
-  Ints cell{}, steps{};
+  w.cell = Ints{};
+  w.steps = Ints{} + kGuards;
   for (int a = 0; a < 3; ++a) {
-    const BeginningAxis axis =
-        begin_axis(r, a, grid.box[a], grid.box[3 + a], grid.resolution[a], enter, leave);
-    queue.append(kTime + a, lanes, axis.time);
-    queue.append(kDelta + a, lanes, axis.delta);
-    queue.append(kStride + a, lanes,
-                 select(axis.against, Ints{} - strides[a], Ints{} + strides[a]));
-    cell += axis.cell * strides[a];
-    steps += axis.steps * step[a];
+    const Begin b =
+        w.axis[a].begin(r, a, grid.box[a], grid.box[3 + a], grid.resolution[a], w.until, w.end);
+    w.axis[a].stride =
+        select(less(r.direction[a], Floats{}), Ints{} - strides[a], Ints{} + strides[a]);
+    w.cell += b.cell * strides[a];
+    w.steps += b.steps * kStep[a];
   }
   alignas(64) int32_t number[kWidth];
   for (int lane = 0; lane < kWidth; ++lane) number[lane] = static_cast<int32_t>(i - begin) + lane;
-  queue.append(kEnd, lanes, leave);
-  queue.append(kUntil, lanes, enter);
-  queue.append(kCell, lanes, cell);
-  queue.append(kSteps, lanes, steps | kGuards);
-  queue.append(kRay, lanes, load<Ints>(number));
+  w.ray = load<Ints>(number);
+  int field = 0;
+  w.each([&](const auto& v) FL_INLINE {
+    store(queue.field[field++] + queue.count, compress(lanes, reinterpret_cast<Ints>(v)));
+  });
   queue.count += __builtin_popcount(bits_of(lanes));
   return bits_of(good);
 }
 
-// A walk under way in each lane.
-struct Lanes {
-  Floats time[3], delta[3], end, until, begun;
-  Ints stride[3], cell, steps, ray;
-  Mask active, inside;
-};
-
-FL_SIMD void take(Mask lanes, const int32_t* from, Ints& v) {
-  v = select(lanes, expand(lanes, load<Ints>(from)), v);
-}
-
-FL_SIMD void take(Mask lanes, const int32_t* from, Floats& v) {
-  Ints bits = reinterpret_cast<Ints>(v);
-  take(lanes, from, bits);
-  v = reinterpret_cast<Floats>(bits);
-}
-
 // Idle lanes get the queue's rays from `at` on; returns how many.
-FL_SIMD int refill(const Queue& queue, int at, Lanes& w) {
+template <typename Axis>
+FL_SIMD int refill(const Queue& queue, int at, Lanes<Axis>& w) {
   uint32_t idle = ~bits_of(w.active) & kAllLanes;
   int count = __builtin_popcount(idle);
   for (; count > queue.count - at; --count) idle &= ~(0x80000000u >> __builtin_clz(idle));
   const Mask lanes = mask_of(idle);
-  for (int a = 0; a < 3; ++a) {
-    take(lanes, queue.field[kTime + a] + at, w.time[a]);
-    take(lanes, queue.field[kDelta + a] + at, w.delta[a]);
-    take(lanes, queue.field[kStride + a] + at, w.stride[a]);
-  }
-  take(lanes, queue.field[kEnd] + at, w.end);
-  take(lanes, queue.field[kUntil] + at, w.until);
-  take(lanes, queue.field[kCell] + at, w.cell);
-  take(lanes, queue.field[kSteps] + at, w.steps);
-  take(lanes, queue.field[kRay] + at, w.ray);
+  int field = 0;
+  w.each([&](auto& v) FL_INLINE {
+    using Vector = std::remove_reference_t<decltype(v)>;
+    const Ints next = expand(lanes, load<Ints>(queue.field[field++] + at));
+    v = select(lanes, reinterpret_cast<Vector>(next), v);
+  });
   w.active = w.active | lanes;
   return count;
 }
 
-// ------------------------------------------------------------------------------------------ the
-// walk
+// ---------------------------------------------------------------------------------------- the walk
 
 FL_SIMD void store_parts(uint32_t lanes, Floats begins, Floats ends, Ints rays,
                          const vdb::PartTarget& target) {
@@ -220,32 +279,61 @@ FL_SIMD void store_parts(uint32_t lanes, Floats begins, Floats ends, Ints rays,
   store(ray, rays);
   for (; lanes != 0; lanes &= lanes - 1) {
     const int lane = __builtin_ctz(lanes), r = ray[lane];
-    target.parts[static_cast<int64_t>(r) * target.stride + target.counts[r]++] = {begin[lane],
-                                                                                  end[lane]};
+    target.parts[r * target.stride + target.counts[r]++] = {begin[lane], end[lane]};
   }
 }
 
 // One cell on.
-FL_SIMD void step_lanes(const uint32_t* bits, Lanes& w, const vdb::PartTarget& target) {
-  const Floats x = w.time[0], y = w.time[1], z = w.time[2];
+template <typename Axis>
+FL_SIMD void step_lanes(const uint32_t* bits, Lanes<Axis>& w, const vdb::PartTarget& target) {
+  const Floats x = w.axis[0].time, y = w.axis[1].time, z = w.axis[2].time;
   const Mask by_x = less(x, y) & less(x, z), by_y = and_not(less(y, z), by_x);
-  const Mask by_z = and_not(mask_of(~0u), by_x | by_y);
+  const Mask by_z = and_not(all(), by_x | by_y);
+  const auto of_crossed = [&](Ints of_x, Ints of_y, Ints of_z)
+                              FL_INLINE { return select(by_x, of_x, select(by_y, of_y, of_z)); };
   const Floats exit = lesser(lesser(x, lesser(y, z)), w.end);
   const Ints word = gather(w.active, bits, w.cell >> 5);
   const Mask occupied = any_bit(word & ((Ints{} + 1) << (w.cell & 31)));
-  w.steps -= select(by_x, Ints{} + kStepX, select(by_y, Ints{} + kStepY, Ints{} + kStepZ));
-  const Mask over = (less_equal(w.end, exit) | any_bit((w.steps & kGuards) ^ kGuards));
+  w.steps -= of_crossed(Ints{} + kStep[0], Ints{} + kStep[1], Ints{} + kStep[2]);
+  const Mask over = less_equal(w.end, exit) | any_bit((w.steps & kGuards) ^ kGuards);
   // A part ends before an empty cell, or where the walk ends.
   w.begun = select(and_not(occupied, w.inside), w.until, w.begun);
   const uint32_t ending = bits_of(and_not(w.inside, occupied) | (occupied & over));
-  if (ending != 0) store_parts(ending, w.begun, select(occupied, exit, w.until), w.ray, target);
-  w.until = exit;
+  const Floats until = Axis::kLatestExit ? greater(w.until, exit) : exit;
+  if (ending != 0) store_parts(ending, w.begun, select(occupied, until, w.until), w.ray, target);
+  w.until = until;
   w.inside = and_not(occupied, over);
   w.active = and_not(w.active, over);
-  w.time[0] = select(by_x, x + w.delta[0], x);
-  w.time[1] = select(by_y, y + w.delta[1], y);
-  w.time[2] = select(by_z, z + w.delta[2], z);
-  w.cell += select(by_x, w.stride[0], select(by_y, w.stride[1], w.stride[2]));
+  w.axis[0].cross(by_x);
+  w.axis[1].cross(by_y);
+  w.axis[2].cross(by_z);
+  w.cell += of_crossed(w.axis[0].stride, w.axis[1].stride, w.axis[2].stride);
+}
+
+template <typename Axis>
+FL_SIMD int64_t walk_cells(const vdb::CellGrid& grid, const vdb::RayArgs& rays, int64_t begin,
+                           int64_t end, const vdb::PartTarget& target) {
+  Queue queue;
+  queue.count = 0;
+  int64_t bad = end;
+  for (int64_t i = begin; i < end; i += kWidth) {
+    const int count = static_cast<int>(end - i < kWidth ? end - i : kWidth);
+    const uint32_t wrong =
+        ~fill_queue<Axis>(grid, rays, begin, i, count, queue) & ((1u << count) - 1);
+    if (wrong != 0 && bad == end) bad = i + __builtin_ctz(wrong);
+  }
+  for (int64_t r = 0; r < end - begin; ++r) target.counts[r] = 0;
+  Lanes<Axis> w{};
+  w.active = w.inside = mask_of(0);
+  constexpr int kFewIdle = kWidth / 4;  // lanes; fewer are not worth a refill
+  for (int at = 0;;) {
+    if (at < queue.count) at += refill(queue, at, w);
+    const int enough = at < queue.count ? kWidth - kFewIdle : 0;
+    if (bits_of(w.active) == 0) break;
+    do step_lanes(grid.bits, w, target);
+    while (__builtin_popcount(bits_of(w.active)) > enough);
+  }
+  return bad;
 }
 
 // Which of up to 32 bytes are not zero.
@@ -270,26 +358,12 @@ FL_SIMD uint32_t pack_bytes(const uint8_t* bytes, int64_t count) {
 
 int64_t find_parts(const vdb::CellGrid& grid, const vdb::RayArgs& rays, int64_t begin, int64_t end,
                    const vdb::PartTarget& target) {
-  Queue queue;
-  queue.count = 0;
-  int64_t bad = end;
-  for (int64_t i = begin; i < end; i += kWidth) {
-    const int count = static_cast<int>(end - i < kWidth ? end - i : kWidth);
-    const uint32_t wrong = ~fill_queue(grid, rays, begin, i, count, queue) & ((1u << count) - 1);
-    if (wrong != 0 && bad == end) bad = i + __builtin_ctz(wrong);
-  }
-  for (int64_t r = 0; r < end - begin; ++r) target.counts[r] = 0;
-  Lanes w{};
-  w.active = w.inside = mask_of(0);
-  constexpr int kFewIdle = kWidth / 4;  // lanes; fewer are not worth a refill
-  for (int at = 0;;) {
-    if (at < queue.count) at += refill(queue, at, w);
-    const int enough = at < queue.count ? kWidth - kFewIdle : 0;
-    if (bits_of(w.active) == 0) break;
-    do step_lanes(grid.bits, w, target);
-    while (__builtin_popcount(bits_of(w.active)) > enough);
-  }
-  return bad;
+  return walk_cells<StepAxis>(grid, rays, begin, end, target);
+}
+
+int64_t find_parts_in_index_space(const vdb::CellGrid& grid, const vdb::RayArgs& rays,
+                                  int64_t begin, int64_t end, const vdb::PartTarget& target) {
+  return walk_cells<FaceAxis>(grid, rays, begin, end, target);
 }
 
 void pack_cells(const uint8_t* cells, const vdb::CellGrid& grid, int64_t first, int64_t last,

@@ -13,7 +13,7 @@
 #include "core/parallel.h"
 #include "core/registration.h"
 #include "vdb/walk_entry.h"
-#include "vdb/walk_simd.h"
+#include "vdb/walk_small_cpu.h"
 
 namespace fl::vdb {
 namespace {
@@ -112,7 +112,7 @@ struct PartVisitor {
 struct Worker {
   RunSink sink;
   StepTable steps;
-  std::unique_ptr<Part[]> parts;  // of a group, where rays walk from cell to cell
+  GroupParts parts;
 };
 
 // What became of a group of rays.
@@ -183,78 +183,6 @@ Group walk_group(const RaySampleArgs& a, int64_t begin, int64_t end, Worker& wor
   return group;
 }
 
-// A grid of one level, small enough that its bits stay near, is walked cell by cell, sixteen rays
-// at a time, where there are enough rays to be worth its bits. Empty when it is not.
-class SmallGrid {
- public:
-  CellGrid grid{};
-
-  explicit SmallGrid(const RaySampleArgs& a) {
-    const Masks& m = a.grid.masks;
-    if (m.levels != 1 || a.sampling.cone_angle > 0.0f) return;
-    int64_t along = 0;
-    for (int k = 0; k < 3; ++k) {
-      if (m.resolution[k] > kMostCells) return;
-      grid.resolution[k] = m.resolution[k];
-      along += m.resolution[k];
-    }
-    const auto up_to = [](int n, int edge) { return (n + edge - 1) / edge * edge; };
-    grid.row = up_to(m.resolution[2], 32);
-    grid.slice = grid.row * up_to(m.resolution[1], kLeafEdge);
-    const int64_t words = int64_t{up_to(m.resolution[0], kLeafEdge)} * grid.slice / 32;
-    // Over a dense table there is nothing to skip; beyond the cache, masks are left to skip.
-    if (a.grid.cells == nullptr && words > most_words()) return;
-    if (a.rays.count * along < kStepsPerWord * words) return;
-    grid.box = a.grid.boxes;
-    words_.reset(new uint32_t[words]);
-    grid.bits = words_.get();
-    if (a.grid.cells != nullptr) {
-      parallel_for(0, m.resolution[0], 8, [&](int64_t first, int64_t last) {
-        FL_ISA_SELECT(pack_cells)(a.grid.cells, grid, first, last, words_.get());
-      });
-    } else {
-      std::fill_n(words_.get(), words, 0u);
-      add_masks(m);
-    }
-  }
-  bool empty() const { return grid.bits == nullptr; }
-
- private:
-  static constexpr int64_t kStepsPerWord = 2;
-
-  // Measured: 256^3 cells, where lanes have gathers, and 128^3 else.
-  static int64_t most_words() { return int64_t{1} << (isa() >= Isa::avx2 ? 19 : 16); }
-
-  void add_masks(const Masks& m) {
-    const Node* top = m.tops;
-    for (int x = 0; x < m.top_count[0]; ++x)
-      for (int y = 0; y < m.top_count[1]; ++y)
-        for (int z = 0; z < m.top_count[2]; ++z, ++top)
-          for_children(*top, {x, y, z}, [&](int64_t node, const Voxel& n) {
-            for_children(m.nodes[node], n,
-                         [&](int64_t leaf, const Voxel& l) { add_leaf(m.leaves[leaf], l); });
-          });
-  }
-  template <typename F>
-  static void for_children(const Node& node, const Voxel& at, const F& f) {
-    int64_t child = node.first;
-    for (uint64_t mask = node.mask; mask != 0; mask &= mask - 1) {
-      const int bit = __builtin_ctzll(mask);
-      f(child++, Voxel{4 * at.x + (bit >> 4), 4 * at.y + (bit >> 2 & 3), 4 * at.z + (bit & 3)});
-    }
-  }
-  void add_leaf(uint64_t leaf, const Voxel& at) {
-    const int64_t first = int64_t{kLeafEdge} * at.x * grid.slice +
-                          int64_t{kLeafEdge} * at.y * grid.row + kLeafEdge * at.z;
-    for (int x = 0; x < kLeafEdge; ++x)
-      for (int y = 0; y < kLeafEdge; ++y, leaf >>= 4)
-        words_[(first + x * grid.slice + y * grid.row) >> 5] |= static_cast<uint32_t>(leaf & 15)
-                                                                << (first & 31);
-  }
-
-  std::unique_ptr<uint32_t[]> words_;
-};
-
 // The samples of a ray's parts.
 void push_parts(const Part* parts, int count, const Steps<TableSteps>& start, Worker& worker) {
   Steps<TableSteps> steps = start;
@@ -269,21 +197,17 @@ void push_parts(const Part* parts, int count, const Steps<TableSteps>& start, Wo
 Group walk_cells(const RaySampleArgs& a, const CellGrid& grid, int64_t begin, int64_t end,
                  Worker& worker, int64_t* packed, int32_t* runs_per_ray) {
   RunSink& sink = worker.sink;
-  const int64_t stride = most_parts(grid.resolution);
-  if (worker.parts == nullptr) worker.parts.reset(new Part[kGroup * stride]);
-  int32_t counts[kGroup];
   const int64_t bad =
-      FL_ISA_SELECT(find_parts)(grid, a.rays, begin, end, {worker.parts.get(), counts, stride});
+      FL_ISA_SELECT(find_parts)(grid, a.rays, begin, end, worker.parts.target(grid));
   Group group{0, static_cast<int64_t>(sink.runs.size()), 0, bad < end ? bad : kAllGood};
   const float dt = a.sampling.step, half = rounded_mul(dt, 0.5f);
   for (int64_t i = begin; i < end; ++i) {
     const std::size_t runs = sink.runs.size();
     sink.samples = 0;
-    const int count = counts[i - begin];
+    const auto [parts, count] = worker.parts.of_ray(i - begin);
     if (count > 0) {
       worker.steps.start(size_of(a.rays.near[i]) < kSmallestNormal ? 0.0f : a.rays.near[i], dt);
-      push_parts(worker.parts.get() + (i - begin) * stride, count,
-                 {{}, 0, dt, half, {&worker.steps}}, worker);
+      push_parts(parts, count, {{}, 0, dt, half, {&worker.steps}}, worker);
     }
     packed[2 * i + 1] = sink.samples;
     runs_per_ray[i] = static_cast<int32_t>(sink.runs.size() - runs);
@@ -313,7 +237,8 @@ struct CpuSample {
     std::vector<Group> groups(n_groups);
     const std::unique_ptr<int32_t[]> runs_per_ray(new int32_t[n]);
     int64_t* packed = output<int64_t>(out.packed_info);
-    const SmallGrid small(a);
+    const bool small_enough = a.grid.masks.levels == 1 && !(a.sampling.cone_angle > 0.0f);
+    const SmallGrid small = small_enough ? SmallGrid(a.grid, a.grid.boxes, n) : SmallGrid();
     parallel_dynamic(n_groups, [&](int64_t g, int64_t w) {
       const int64_t begin = g * kGroup, end = std::min(n, begin + kGroup);
       groups[g] = !small.empty() ? walk_cells(a, small.grid, begin, end, workers[w], packed,

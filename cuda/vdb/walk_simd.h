@@ -15,7 +15,7 @@ constexpr int kRaysAtOnce = 256;  // at most, in one call
 // One level, a bit a cell: bit x slice + y row + z, in words of 32.
 struct CellGrid {
   const uint32_t* bits;
-  const float* box;
+  float box[6];
   int resolution[3];
   int32_t row, slice;
 };
@@ -37,7 +37,8 @@ inline int64_t most_parts(const int* resolution) {
   return (int64_t{resolution[0]} + resolution[1] + resolution[2]) / 2 + 1;
 }
 
-// All parts of the rays from `begin` to `end`; returns the first that is no ray, or `end`.
+// All parts of the rays from `begin` to `end`; returns the first that is no ray, or `end`. Times
+// are those of walk_of_steps, or those of walk_in_index_space, for a box of the grid's own cells.
 using FindParts = int64_t(const CellGrid& grid, const RayArgs& rays, int64_t begin, int64_t end,
                           const PartTarget& target);
 
@@ -57,6 +58,7 @@ using ExpandRuns = void(const Run* runs, const int32_t* runs_per_ray, int64_t fi
 
 namespace fl {
 FL_ISA_DECLARE(vdb::FindParts find_parts)
+FL_ISA_DECLARE(vdb::FindParts find_parts_in_index_space)
 FL_ISA_DECLARE(vdb::PackCells pack_cells)
 FL_ISA_DECLARE(vdb::ExpandRuns expand_runs)
 }  // namespace fl
