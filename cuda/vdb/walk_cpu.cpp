@@ -13,12 +13,12 @@
 #include "core/parallel.h"
 #include "core/registration.h"
 #include "vdb/walk_entry.h"
-#include "vdb/walk_simd.h"
+#include "vdb/walk_small_cpu.h"
 
 namespace fl::vdb {
 namespace {
 
-constexpr int64_t kGroup = 256;  // rays
+constexpr int64_t kGroup = kRaysAtOnce;
 
 // The parts of one near plane's steps, as far as anybody has asked.
 class StepTable {
@@ -74,10 +74,6 @@ struct PartVisitor {
   static constexpr bool kEveryCell = false, kFullLeaves = true;
   static constexpr int kMost = 64;
 
-  struct Part {
-    float begin, end;
-  };
-
   explicit PartVisitor(const Finish& finish) : finish_parts(finish) {}
 
   const Finish& finish_parts;
@@ -116,6 +112,7 @@ struct PartVisitor {
 struct Worker {
   RunSink sink;
   StepTable steps;
+  GroupParts parts;
 };
 
 // What became of a group of rays.
@@ -186,6 +183,39 @@ Group walk_group(const RaySampleArgs& a, int64_t begin, int64_t end, Worker& wor
   return group;
 }
 
+// The samples of a ray's parts.
+void push_parts(const Part* parts, int count, const Steps<TableSteps>& start, Worker& worker) {
+  Steps<TableSteps> steps = start;
+  steps.part = worker.steps.first(parts[0].begin, steps.half);
+  for (int k = 0; k < count; ++k) {
+    steps.seek(parts[k].begin);
+    if (k == 0) worker.steps.remember();
+    if (!steps.emit(parts[k].end, worker.sink)) return;
+  }
+}
+
+Group walk_cells(const RaySampleArgs& a, const CellGrid& grid, int64_t begin, int64_t end,
+                 Worker& worker, int64_t* packed, int32_t* runs_per_ray) {
+  RunSink& sink = worker.sink;
+  const int64_t bad =
+      FL_ISA_SELECT(find_parts)(grid, a.rays, begin, end, worker.parts.target(grid));
+  Group group{0, static_cast<int64_t>(sink.runs.size()), 0, bad < end ? bad : kAllGood};
+  const float dt = a.sampling.step, half = rounded_mul(dt, 0.5f);
+  for (int64_t i = begin; i < end; ++i) {
+    const std::size_t runs = sink.runs.size();
+    sink.samples = 0;
+    const auto [parts, count] = worker.parts.of_ray(i - begin);
+    if (count > 0) {
+      worker.steps.start(size_of(a.rays.near[i]) < kSmallestNormal ? 0.0f : a.rays.near[i], dt);
+      push_parts(parts, count, {{}, 0, dt, half, {&worker.steps}}, worker);
+    }
+    packed[2 * i + 1] = sink.samples;
+    runs_per_ray[i] = static_cast<int32_t>(sink.runs.size() - runs);
+    group.samples += sink.samples;
+  }
+  return group;
+}
+
 // Touching fresh memory for the first time costs more than writing it, page by ordinary page.
 void ask_for_large_pages(const Tensor& tensor, std::size_t bytes) {
 #ifdef MADV_HUGEPAGE
@@ -207,9 +237,13 @@ struct CpuSample {
     std::vector<Group> groups(n_groups);
     const std::unique_ptr<int32_t[]> runs_per_ray(new int32_t[n]);
     int64_t* packed = output<int64_t>(out.packed_info);
+    const bool small_enough = a.grid.masks.levels == 1 && !(a.sampling.cone_angle > 0.0f);
+    const SmallGrid small = small_enough ? SmallGrid(a.grid, a.grid.boxes, n) : SmallGrid();
     parallel_dynamic(n_groups, [&](int64_t g, int64_t w) {
       const int64_t begin = g * kGroup, end = std::min(n, begin + kGroup);
-      groups[g] = a.grid.cells != nullptr
+      groups[g] = !small.empty() ? walk_cells(a, small.grid, begin, end, workers[w], packed,
+                                              runs_per_ray.get())
+                  : a.grid.cells != nullptr
                       ? walk_group<true>(a, begin, end, workers[w], packed, runs_per_ray.get())
                       : walk_group<false>(a, begin, end, workers[w], packed, runs_per_ray.get());
       groups[g].worker = w;

@@ -12,19 +12,6 @@
 
 namespace fl::vdb {
 
-struct RayArgs {
-  const float *origins, *directions;  // [n, 3]
-  const float *near, *far;            // [n]
-  int64_t count;
-
-  FL_HD bool good(int64_t i) const {
-    return is_ray(origins + 3 * i, directions + 3 * i, near[i], far[i]);
-  }
-  FL_HD Ray at(int64_t i) const {
-    return make_ray(origins + 3 * i, directions + 3 * i, near[i], far[i]);
-  }
-};
-
 struct RaySampleArgs {
   WalkGrid grid;
   RayArgs rays;

@@ -8,14 +8,16 @@
 #include "core/parallel.h"
 #include "core/registration.h"
 #include "vdb/walk_lists_entry.h"
+#include "vdb/walk_small_cpu.h"
 
 namespace fl::vdb {
 namespace {
 
-constexpr int64_t kGroup = 256;  // rays
+constexpr int64_t kGroup = kRaysAtOnce;
 
 struct KeepingSink {
   std::vector<Piece> pieces;
+  GroupParts parts;
   int64_t of_ray = 0, limit = 0;
 
   bool push(const Piece& piece) {
@@ -28,6 +30,19 @@ struct Group {
   int64_t worker, first, count, bad;
 };
 
+// Only occupied segments have a walk of many rays at once.
+template <typename Work>
+SmallGrid small_grid(const Work&, int64_t) {
+  return {};
+}
+SmallGrid small_grid(const FindPieces<false>& work, int64_t rays) {
+  WalkGrid grid{};
+  grid.masks = work.args.masks;
+  float box[6] = {};
+  for (int a = 0; a < 3; ++a) box[3 + a] = static_cast<float>(grid.masks.resolution[a]);
+  return {grid, box, rays};
+}
+
 struct CpuPieces {
   template <typename Work>
   static void run(const Work& work, const RayArgs& rays, int64_t limit, const Tensor& like,
@@ -38,9 +53,11 @@ struct CpuPieces {
     for (KeepingSink& sink : sinks) sink.limit = limit;
     std::vector<Group> groups(n_groups);
     int64_t* packed = output<int64_t>(out.packed_info);
+    const SmallGrid small = small_grid(work, n);
     parallel_dynamic(n_groups, [&](int64_t g, int64_t w) {
       const int64_t begin = g * kGroup, end = std::min(n, begin + kGroup);
-      groups[g] = walk_group(work, rays, begin, end, sinks[w], packed);
+      groups[g] = small.empty() ? walk_group(work, rays, begin, end, sinks[w], packed)
+                                : walk_cells(small.grid, rays, begin, end, sinks[w], packed);
       groups[g].worker = w;
     });
     int64_t total = 0, bad = kAllGood;
@@ -75,6 +92,23 @@ struct CpuPieces {
         work.walk(rays.at(i), i, sink);
       else
         group.bad = std::min(group.bad, i);
+      packed[2 * i + 1] = sink.of_ray;
+      group.count += sink.of_ray;
+    }
+    return group;
+  }
+
+  static Group walk_cells(const CellGrid& grid, const RayArgs& rays, int64_t begin, int64_t end,
+                          KeepingSink& sink, int64_t* packed) {
+    const int64_t bad =
+        FL_ISA_SELECT(find_parts_in_index_space)(grid, rays, begin, end, sink.parts.target(grid));
+    Group group{0, static_cast<int64_t>(sink.pieces.size()), 0, bad < end ? bad : kAllGood};
+    for (int64_t i = begin; i < end; ++i) {
+      sink.of_ray = 0;
+      const auto [parts, count] = sink.parts.of_ray(i - begin);
+      for (int k = 0; k < count; ++k)
+        if (parts[k].end > parts[k].begin && !sink.push({parts[k].begin, parts[k].end, {0, 0, 0}}))
+          break;
       packed[2 * i + 1] = sink.of_ray;
       group.count += sink.of_ray;
     }

@@ -80,6 +80,19 @@ struct ComputedSteps {
   }
 };
 
+struct RayArgs {
+  const float *origins, *directions;  // [n, 3]
+  const float *near, *far;            // [n]
+  int64_t count;
+
+  FL_HD bool good(int64_t i) const {
+    return is_ray(origins + 3 * i, directions + 3 * i, near[i], far[i]);
+  }
+  FL_HD Ray at(int64_t i) const {
+    return make_ray(origins + 3 * i, directions + 3 * i, near[i], far[i]);
+  }
+};
+
 // What samples are taken of: the same for all rays.
 struct RaySampling {
   float step, cone_angle;

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -324,6 +328,109 @@ def test_samples_are_those_of_the_plain_walk(seed: int, levels: int, **settings:
     masks = walk_ops.sample_masks(build_masks(inputs.pop("binaries")), **inputs)
     for a, b, c in zip(expected, dense, masks):
         assert torch.equal(a, b) and torch.equal(a, c)
+
+
+MANY = """
+import sys
+import torch
+import test_vdb_walk as tests
+from fieldline.cuda import library
+from fieldline.cuda.vdb import walk_ops
+from fieldline.cuda.vdb.grid_ops import build_masks
+
+found = {"isa": torch.tensor(library.ops().core_isa())}
+for index, settings in enumerate(tests.MANY_RAYS):
+    for name, call in tests.calls_of_many_rays(index, settings).items():
+        found |= {f"{index}.{name}.{i}": t for i, t in enumerate(call(slice(None)))}
+torch.save(found, sys.argv[1])
+"""
+
+MANY_RAYS: tuple[dict[str, Any], ...] = (
+    {"resolution": (19, 35, 7), "share": 0.3},
+    {"resolution": (1, 1, 1), "share": 1.1, "n": 61},
+    {"resolution": (3, 130, 66), "share": 0.1, "lump": 3, "jitter": True},
+    {"resolution": (64, 64, 64), "share": 0.05, "lump": 4, "jitter": True, "far": 1.7},
+    {"resolution": (17, 5, 33), "share": 0.5, "step": 0.4},
+)
+
+
+def calls_of_many_rays(
+    seed: int, settings: dict[str, Any]
+) -> dict[str, Callable[[slice], tuple[Tensor, ...]]]:
+    """Enough rays for a small grid to be walked cell by cell: calls that take a part of them."""
+    inputs = problem(torch.Generator().manual_seed(seed), **({"n": 700} | settings))
+    binaries, step = inputs["binaries"], inputs["step"]
+    masks, box = build_masks(binaries), inputs["aabbs"].float()
+    o, d, near, far = (inputs[name].float() for name in ("rays_o", "rays_d", "near", "far"))
+    size = torch.tensor(masks.resolution)
+    index_o, index_d = (o + 1) / 2 * size, d / 2 * size
+
+    def planes(part: slice) -> tuple[Tensor, Tensor]:
+        return near[part], far[part]
+
+    return {
+        "dense": lambda part: walk_ops.sample_dense(
+            binaries, box, o[part], d[part], *planes(part), step=step
+        ),
+        "masks": lambda part: walk_ops.sample_masks(
+            masks, box, o[part], d[part], *planes(part), step=step
+        ),
+        "segments": lambda part: walk_ops.find_pieces(
+            masks, index_o[part], index_d[part], *planes(part), voxels=False
+        ),
+    }
+
+
+@pytest.mark.parametrize("index", range(len(MANY_RAYS)))
+def test_many_rays_at_once_find_what_few_do(index: int) -> None:
+    """A few rays are walked one by one, many of a small grid in lanes; no bit may differ."""
+    few = 5
+    for name, call in calls_of_many_rays(index, MANY_RAYS[index]).items():
+        together = call(slice(None))
+        rays = len(together[-1])
+        apart = [call(slice(i, min(i + few, rays))) for i in range(0, rays, few)]
+        assert len(together[0]) > 0
+        for k in (1, 2):
+            assert torch.equal(together[k], torch.cat([part[k] for part in apart])), name
+        counts = torch.cat([part[-1][:, 1] for part in apart])
+        assert torch.equal(together[-1][:, 1], counts), name
+        assert torch.equal(together[-1][:, 0], counts.cumsum(0) - counts), name
+        assert torch.equal(together[0], torch.arange(rays).repeat_interleave(counts)), name
+
+
+def test_the_first_bad_ray_of_many_is_named() -> None:
+    grid, box = torch.ones(1, 8, 8, 8, dtype=torch.bool), nested_boxes(1)
+    o, d = torch.full((600, 3), -2.0), torch.ones(600, 3)
+    d[431], d[590] = 0, torch.nan
+    near, far = torch.zeros(600), torch.full((600,), 10.0)
+    with pytest.raises(ValueError, match="ray 431: expected finite"):
+        walk_ops.sample_masks(build_masks(grid), box, o, d, near, far, step=0.1)
+    with pytest.raises(ValueError, match="ray 431: expected finite"):
+        walk_ops.find_pieces(build_masks(grid), o, d, near, far, voxels=False)
+
+
+def many_rays_with(isa: str, folder: Path) -> dict[str, Tensor]:
+    path, here = folder / f"{isa}.pt", Path(__file__).resolve().parent
+    folders = [str(here), str(here.parent / "support")]
+    subprocess.run(
+        [sys.executable, "-P", "-c", f"import sys\nsys.path += {folders!r}\n{MANY}", str(path)],
+        env={**os.environ, "FIELDLINE_ISA": isa},
+        check=True,
+        timeout=120,
+    )
+    return torch.load(path)
+
+
+@pytest.mark.parametrize(("level", "isa"), [(0, "baseline"), (1, "avx2")])
+def test_every_instruction_set_finds_the_same(level: int, isa: str, tmp_path: Path) -> None:
+    best = many_rays_with("best", tmp_path)
+    if int(best.pop("isa")) <= level:
+        pytest.skip(f"this machine has nothing beyond {isa}")
+    lower = many_rays_with(isa, tmp_path)
+    assert int(lower.pop("isa")) == level
+    assert best.keys() == lower.keys()
+    for name, value in lower.items():
+        assert torch.equal(value, best[name]), name
 
 
 def test_steps_that_stop_end_the_ray() -> None:
