@@ -9,7 +9,7 @@ makes colours of features and directions. It grows finer twice while it trains, 
 only where the occupancy estimator has found something. Then the estimator is converted in one line,
 ``VDBEstimator.from_estimator``, and the held-out views are rendered with both: the same pictures.
 The third row, ``refined``, is another grid, masks four times as fine (dense, 134 MB) of where the
-trained field stops more than a few percent of the light in a sample's length, so that rays ask less
+trained field stops more than a tenth of the light in a sample's length, so that rays ask less
 about haze. Its pictures differ a little: compare the PSNR of each row.
 """
 
@@ -59,7 +59,7 @@ WARMUP = 96
 # Rays end where less than this is seen; samples that weigh less than that take their ray's colour.
 RENDERING = {"early_stop": 1e-2, "color_thre": 1e-3}
 # What refined masks keep: this opacity of a sample, and the cells around it.
-REFINED = {"factor": 4, "occ_thre": 0.08}
+REFINED = {"factor": 4, "occ_thre": 0.1}
 
 
 @dataclass
@@ -493,7 +493,8 @@ def main(options: Options) -> dict[str, Any]:
         figures.images = []
         result[name] = asdict(figures)
     if options.json:
-        text = json.dumps({"options": asdict(options), **result}, indent=2)
+        settings = {"options": asdict(options), "rendering": RENDERING, "refined_masks": REFINED}
+        text = json.dumps({**settings, **result}, indent=2)
         Path(options.json).write_text(text + "\n")
     return result
 
