@@ -23,10 +23,9 @@ from .packing import pack_info
 
 Field = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
-# Samples a ray in the first round: few end sooner, and a round costs a handful of small kernels.
-_FIRST_ROUND = 8
-# And in a round of few rays: most end within a surface.
-_LONGEST_ROUND = 32
+# Samples a ray in the first rounds, and in later ones: most rays end within a surface, soon after
+# they met it, and what they are asked beyond is wasted; a round costs a handful of small kernels.
+_ROUNDS = (8, 8, 16, 16, 32)
 
 
 class RayRender(NamedTuple):
@@ -54,6 +53,7 @@ def render_rays(
     *,
     early_stop: float = 1e-4,
     alpha_thre: float = 0.0,
+    color_thre: float = 0.0,
     background: Tensor | None = None,
     sample_budget: int = 1 << 18,
     **sampling: Any,
@@ -74,6 +74,8 @@ def render_rays(
         rays: Origins and unit directions, [..., 3] each; or a camera, for all its pixels.
         early_stop: A ray ends where its transmittance falls below it; 0: never.
         alpha_thre: Samples of less opacity count for nothing.
+        color_thre: A field of two methods is asked for no colours of samples that weigh at most
+            this; they take the mean colour of the others of their ray. Opacities and depths stay.
         background: [3] or [..., 3], seen through what the field leaves; default black.
         sample_budget: The most samples that the field is asked about at once, about.
         **sampling: For the estimator: near_plane, far_plane, render_step_size, cone_angle, ...
@@ -102,6 +104,7 @@ def render_rays(
     name = "render_rays"
     check_number(name, "early_stop", early_stop, 0.0)
     check_number(name, "alpha_thre", alpha_thre, 0.0)
+    check_number(name, "color_thre", color_thre, 0.0)
     budget = int(check_number(name, "sample_budget", sample_budget, 1))
     origins, directions = rays.rays() if isinstance(rays, Camera) else rays
     check_tensor(name, "rays", origins)
@@ -109,7 +112,7 @@ def render_rays(
         raise ValueError(f"{name}: rays: expected shape [..., 3], got {list(origins.shape)}")
     check_tensor(name, "rays", directions, tuple(origins.shape), like=origins)
     lead = origins.shape[:-1]
-    tracer = _Tracer(field, early_stop, alpha_thre, budget)
+    tracer = _Tracer(field, early_stop, alpha_thre, color_thre, budget)
     flat_o, flat_d = origins.reshape(-1, 3), directions.reshape(-1, 3)
     parts = [
         tracer.trace(estimator, flat_o[block], flat_d[block], block.start, sampling)
@@ -127,7 +130,7 @@ def render_rays(
 
 def _blocks(n_rays: int, budget: int) -> Iterator[slice]:
     """Runs of rays that fill a budget in their first round."""
-    rays = max(1, budget // _FIRST_ROUND)
+    rays = max(1, budget // _ROUNDS[0])
     for first in range(0, n_rays, rays):
         yield slice(first, min(first + rays, n_rays))
 
@@ -135,10 +138,13 @@ def _blocks(n_rays: int, budget: int) -> Iterator[slice]:
 class _Tracer:
     """Advances rays through a field, round by round."""
 
-    def __init__(self, field: Field, early_stop: float, alpha_thre: float, budget: int) -> None:
+    def __init__(
+        self, field: Field, early_stop: float, alpha_thre: float, color_thre: float, budget: int
+    ) -> None:
         self.field = field
         self.early_stop = early_stop
         self.alpha_thre = alpha_thre
+        self.color_thre = color_thre
         self.budget = budget
         self.n_samples = 0
         self.two_steps = hasattr(field, "density") and hasattr(field, "color")
@@ -148,23 +154,30 @@ class _Tracer:
     ) -> Tensor:
         """Sums of colour, opacity and depth of rays, [n_rays, 5]."""
         samples = _find_samples(estimator, origins, directions, sampling)
-        sums = origins.new_zeros(len(origins), 5)
+        # The last column: opacity of the samples that have colours.
+        sums = origins.new_zeros(len(origins), 6)
         trans = origins.new_ones(len(origins))
         place, left = samples.packed_info.unbind(-1)
         live = (left > 0).nonzero()[:, 0]
+        rounds = 0
         while len(live):
-            each = min(max(1, self.budget // len(live)), _LONGEST_ROUND)
+            longest = _ROUNDS[min(rounds, len(_ROUNDS) - 1)]
+            rounds += 1
+            each = min(max(1, self.budget // len(live)), longest)
             counts = left[live].clamp_max(each)
             added, passed = self._round(
                 samples, live, place[live], counts, origins, directions, trans[live], first_ray
             )
-            sums[live] += added
+            sums.index_add_(0, live, added)
             trans[live] *= passed
             place = place.index_add(0, live, counts)
             left = left.index_add(0, live, -counts)
             going = (left[live] > 0) & (trans[live] >= self.early_stop)
             live = live[going]
-        return sums
+        if self.color_thre > 0 and self.two_steps:
+            tiny = torch.finfo(sums.dtype).tiny
+            sums[:, :3] *= sums[:, 3:4] / sums[:, 5:].clamp_min(tiny)
+        return sums[:, :5]
 
     def _round(
         self,
@@ -177,25 +190,30 @@ class _Tracer:
         before: Tensor,
         first_ray: int,
     ) -> tuple[Tensor, Tensor]:
-        """What the next samples of the living rays add, [n_live, 5], and let through, [n_live]."""
-        starts = counts.cumsum(0) - counts
+        """What the next samples of the living rays add, [n_live, 6], and let through, [n_live]."""
+        ends = counts.cumsum(0)
+        starts = ends - counts
         packed = torch.stack([starts, counts], dim=-1)
         slots = torch.repeat_interleave(torch.arange(len(live), device=live.device), counts)
-        taken = (first - starts)[slots] + torch.arange(len(slots), device=live.device)
+        taken = torch.arange(len(slots), device=live.device)
+        taken += (first - starts).index_select(0, slots)
         self.n_samples += len(taken)
-        t_starts, t_ends = samples.t_starts[taken], samples.t_ends[taken]
-        rays, middles = live[slots], (t_starts + t_ends) / 2
-        d = directions[rays]
-        positions = torch.addcmul(origins[rays], d, middles[:, None])
-        sigmas, features = self._densities(positions, d, rays + first_ray)
+        t_starts = samples.t_starts.index_select(0, taken)
+        t_ends = samples.t_ends.index_select(0, taken)
+        rays, middles = live.index_select(0, slots), (t_starts + t_ends) / 2
+        # Whole rows at once: index_select copies them, where indexing goes number by number.
+        d = directions.index_select(0, rays)
+        positions = torch.addcmul(origins.index_select(0, rays), d, middles[:, None])
+        rays += first_ray
+        sigmas, features = self._densities(positions, d, rays)
         if self.alpha_thre > 0:
             alphas = -torch.expm1(-sigmas * (t_ends - t_starts))
             sigmas = torch.where(alphas >= self.alpha_thre, sigmas, 0)
         weights, trans, alphas = ops.composite(t_starts, t_ends, sigmas, packed)
-        prefix = before[slots]
+        prefix = before.index_select(0, slots)
         weights = torch.where(trans * prefix >= self.early_stop, weights * prefix, 0)
-        last = starts + counts - 1
-        added = self._sums(weights, middles, features, d, rays + first_ray, packed)
+        last = ends - 1
+        added = self._sums(weights, middles, features, d, rays, packed)
         return added, trans[last] * (1 - alphas[last])
 
     def _densities(self, positions: Tensor, d: Tensor, rays: Tensor) -> tuple[Tensor, Any]:
@@ -217,17 +235,23 @@ class _Tracer:
         rays: Tensor,
         packed: Tensor,
     ) -> Tensor:
-        values = middles.new_zeros(len(middles), 5)
-        values[:, 3] = 1
-        values[:, 4] = middles
-        if self.two_steps:
-            seen = (weights > 0).nonzero()[:, 0]
-            colors = self.field.color(features[seen], d[seen], rays[seen])  # pyright: ignore
-            _check_rows("colours", colors, (len(seen), 3))
-            values[seen, :3] = colors.to(values.dtype)
-        else:
-            values[:, :3] = features
-        return ops.accumulate(weights, values, packed)
+        opacity = ops.accumulate(weights, None, packed)
+        depth = ops.accumulate(weights, middles[:, None], packed)
+        if not self.two_steps:
+            colors = features.to(weights.dtype)
+            return torch.cat([ops.accumulate(weights, colors, packed), opacity, depth, opacity], -1)
+        seen = (weights > self.color_thre).nonzero()[:, 0]
+        chosen = features.index_select(0, seen) if torch.is_tensor(features) else features[seen]
+        found = self.field.color(  # pyright: ignore
+            chosen, d.index_select(0, seen), rays.index_select(0, seen)
+        )
+        _check_rows("colours", found, (len(seen), 3))
+        colors = weights.new_zeros(len(weights), 3).index_copy_(0, seen, found.to(weights.dtype))
+        rgb = ops.accumulate(weights, colors, packed)
+        colored = opacity
+        if self.color_thre > 0:
+            colored = ops.accumulate(weights.where(weights > self.color_thre, 0), None, packed)
+        return torch.cat([rgb, opacity, depth, colored], dim=-1)
 
 
 def _check_rows(what: str, found: Any, shape: tuple[int, ...]) -> None:

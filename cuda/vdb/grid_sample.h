@@ -11,6 +11,8 @@
 
 namespace fl::vdb {
 
+constexpr int kChannelsAtOnce = 4;
+
 // The eight voxels around a point: where their values lie (-1: background), how they weigh.
 template <typename T>
 struct Cell {
@@ -47,22 +49,26 @@ FL_HD Cell<T> find_cell(const Masks& m, const int64_t* leaf_offsets, int level, 
     base[d] = static_cast<int>(floor);
     cell.fraction[d] = near ? x - floor : T(0);
   }
-  for (int c = 0; c < 8; ++c) cell.index[c] = -1;
-  if (!near) return cell;
+  if (!near) {
+    for (int c = 0; c < 8; ++c) cell.index[c] = -1;
+    return cell;
+  }
   // A leaf is looked up once for all corners in it: two along an axis if the cell crosses its end.
   const int crossing = ((base[0] & 3) == 3) << 2 | ((base[1] & 3) == 3) << 1 | ((base[2] & 3) == 3);
-  int64_t leaves[8];
+  uint64_t words[8];
+  int64_t offsets[8];
   for (int c = 0; c < 8; ++c) {
     const int x = base[0] + (c >> 2), y = base[1] + (c >> 1 & 1), z = base[2] + (c & 1);
-    leaves[c] = (c & crossing) != c                ? leaves[c & crossing]
-                : is_inside(m.resolution, x, y, z) ? find_leaf(m, level, x, y, z)
-                                                   : -1;
-    if (leaves[c] < 0) continue;
-    const uint64_t word = m.leaves[leaves[c]];
+    const int first = c & crossing;  // of the corners in this one's leaf
+    if (first == c) {
+      const int64_t leaf = is_inside(m.resolution, x, y, z) ? find_leaf(m, level, x, y, z) : -1;
+      words[c] = leaf < 0 ? 0 : m.leaves[leaf];
+      offsets[c] = leaf < 0 ? 0 : leaf_offsets[leaf];
+    }
     const int bit = child_bit(x, y, z);
-    if (!has_bit(word, bit)) continue;
-    cell.index[c] = leaf_offsets[leaves[c]] + rank_below(word, bit);
-    cell.any = true;
+    const bool active = has_bit(words[first], bit);
+    cell.index[c] = active ? offsets[first] + rank_below(words[first], bit) : -1;
+    cell.any = cell.any || active;
   }
   return cell;
 }
@@ -77,24 +83,37 @@ struct SampleArgs {
   int64_t n, n_values, channels;
   int level;
 
-  FL_HD T value(int64_t index, int64_t channel) const {
-    return index >= 0 && index < n_values ? values[index * channels + channel]
-                                          : background[channel];
+  FL_HD const T* row(int64_t index) const {
+    return index >= 0 && index < n_values ? values + index * channels : background;
   }
 };
 
 template <typename T>
 FL_HD void sample_point(const SampleArgs<T>& a, int64_t i, T* out) {
   const Cell<T> cell = find_cell(a.m, a.leaf_offsets, a.level, a.points + 3 * i);
-  for (int64_t c = 0; c < a.channels; ++c) {
-    if (!cell.any) {
-      out[i * a.channels + c] = a.background[c];
-      continue;
-    }
-    T sum = 0;
+  T* sample = out + i * a.channels;
+  if (!cell.any) {
+    for (int64_t c = 0; c < a.channels; ++c) sample[c] = a.background[c];
+    return;
+  }
+  T weights[8];
+  const T* rows[8];
+  for (int corner = 0; corner < 8; ++corner) {
+    weights[corner] = cell.weight(corner);
+    rows[corner] = a.row(cell.index[corner]);
+  }
+  // Some channels at a time, in registers: neighbours in memory, added in the order of corners.
+  int64_t c = 0;
+  for (; c + kChannelsAtOnce <= a.channels; c += kChannelsAtOnce) {
+    T sums[kChannelsAtOnce] = {};
     for (int corner = 0; corner < 8; ++corner)
-      sum += cell.weight(corner) * a.value(cell.index[corner], c);
-    out[i * a.channels + c] = sum;
+      for (int k = 0; k < kChannelsAtOnce; ++k) sums[k] += weights[corner] * rows[corner][c + k];
+    for (int k = 0; k < kChannelsAtOnce; ++k) sample[c + k] = sums[k];
+  }
+  for (; c < a.channels; ++c) {
+    T sum = 0;
+    for (int corner = 0; corner < 8; ++corner) sum += weights[corner] * rows[corner][c];
+    sample[c] = sum;
   }
 }
 
@@ -107,7 +126,7 @@ FL_HD void sample_point_vjp(const SampleArgs<T>& a, const T* gradient, int64_t i
     for (int corner = 0; corner < 8; ++corner) {
       T sum = 0;
       for (int64_t c = 0; c < a.channels; ++c)
-        sum += gradient[i * a.channels + c] * a.value(cell.index[corner], c);
+        sum += gradient[i * a.channels + c] * a.row(cell.index[corner])[c];
       for (int d = 0; d < 3; ++d) g[d] += cell.slope(corner, d) * sum;
     }
   for (int d = 0; d < 3; ++d) g_point[3 * i + d] = g[d];

@@ -109,6 +109,72 @@ struct PartVisitor {
   }
 };
 
+// Where the active voxels of a grid lie, with a margin. A ray that misses it has no samples, and
+// one that leaves it has no more: most rays of a picture never walk. Nothing else changes, as the
+// margin is far wider than what rounding makes of rays that begin nearby; others are not asked.
+class Bounds {
+ public:
+  Bounds() = default;
+  explicit Bounds(const WalkGrid& grid) {
+    int low[3], high[3];
+    if (grid.masks.levels != 1 || !find(grid.masks, low, high)) return;
+    const float* box = grid.boxes;
+    float least = kFarAway, far = 0.0f;
+    for (int a = 0; a < 3; ++a) {
+      least = std::min(least, box[3 + a] - box[a]);
+      far = std::max({far, std::abs(box[a]), std::abs(box[3 + a])});
+    }
+    reach_ = kReach * least;
+    known_ = far <= reach_;
+    for (int a = 0; a < 3; ++a) {
+      const double n = grid.masks.resolution[a], edge = double(box[3 + a]) - box[a];
+      const double margin = std::max(edge / n, edge * kMargin);
+      box_[a] = static_cast<float>(box[a] + low[a] * edge / n - margin);
+      box_[3 + a] = static_cast<float>(box[a] + high[a] * edge / n + margin);
+    }
+  }
+
+  // False if the ray misses; otherwise it may end where it leaves.
+  bool clip(Ray& ray) const {
+    if (!known_) return true;
+    for (int a = 0; a < 3; ++a)
+      if (!(std::abs(ray.origin[a]) <= reach_)) return true;
+    float enter, leave;
+    if (!intersect(ray, box_, enter, leave)) return false;
+    ray.far = lesser(ray.far, leave);
+    return true;
+  }
+
+ private:
+  // Edges of the box, the shortest: 2^12 steps of 2^-24 at this distance are less than the margin.
+  static constexpr float kReach = 8.0f;
+  static constexpr double kMargin = 1.0 / 256;
+
+  // The blocks of 16^3 that hold anything, from the first voxel to past the last.
+  static bool find(const Masks& m, int* low, int* high) {
+    bool any = false;
+    for (int x = 0; x < m.top_count[0]; ++x)
+      for (int y = 0; y < m.top_count[1]; ++y)
+        for (int z = 0; z < m.top_count[2]; ++z)
+          for (uint64_t left = m.tops[top_index(m, 0, x << 6, y << 6, z << 6)].mask; left != 0;
+               left &= left - 1) {
+            const int bit = __builtin_ctzll(left);
+            const int corner[3] = {x << 6 | bit >> 4 << 4, y << 6 | (bit >> 2 & 3) << 4,
+                                   z << 6 | (bit & 3) << 4};
+            for (int a = 0; a < 3; ++a) {
+              low[a] = any ? std::min(low[a], corner[a]) : corner[a];
+              high[a] = any ? std::max(high[a], corner[a] + 16) : corner[a] + 16;
+            }
+            any = true;
+          }
+    return any;
+  }
+
+  bool known_ = false;
+  float reach_ = 0.0f;
+  float box_[6] = {};
+};
+
 struct Worker {
   RunSink sink;
   StepTable steps;
@@ -165,17 +231,19 @@ void walk_ray(const RaySampleArgs& a, const Ray& ray, Worker& worker) {
 }
 
 template <bool kDense>
-Group walk_group(const RaySampleArgs& a, int64_t begin, int64_t end, Worker& worker,
-                 int64_t* packed, int32_t* runs_per_ray) {
+Group walk_group(const RaySampleArgs& a, const Bounds& bounds, int64_t begin, int64_t end,
+                 Worker& worker, int64_t* packed, int32_t* runs_per_ray) {
   RunSink& sink = worker.sink;
   Group group{0, static_cast<int64_t>(sink.runs.size()), 0, kAllGood};
   for (int64_t i = begin; i < end; ++i) {
     const std::size_t runs = sink.runs.size();
     sink.samples = 0;
-    if (a.rays.good(i))
-      walk_ray<kDense>(a, a.rays.at(i), worker);
-    else
+    if (a.rays.good(i)) {
+      Ray ray = a.rays.at(i);
+      if (kDense || bounds.clip(ray)) walk_ray<kDense>(a, ray, worker);
+    } else {
       group.bad = std::min(group.bad, i);
+    }
     packed[2 * i + 1] = sink.samples;
     runs_per_ray[i] = static_cast<int32_t>(sink.runs.size() - runs);
     group.samples += sink.samples;
@@ -239,13 +307,15 @@ struct CpuSample {
     int64_t* packed = output<int64_t>(out.packed_info);
     const bool small_enough = a.grid.masks.levels == 1 && !(a.sampling.cone_angle > 0.0f);
     const SmallGrid small = small_enough ? SmallGrid(a.grid, a.grid.boxes, n) : SmallGrid();
+    const bool dense = a.grid.cells != nullptr;
+    const Bounds bounds = dense || !small.empty() ? Bounds() : Bounds(a.grid);
     parallel_dynamic(n_groups, [&](int64_t g, int64_t w) {
       const int64_t begin = g * kGroup, end = std::min(n, begin + kGroup);
-      groups[g] = !small.empty() ? walk_cells(a, small.grid, begin, end, workers[w], packed,
-                                              runs_per_ray.get())
-                  : a.grid.cells != nullptr
-                      ? walk_group<true>(a, begin, end, workers[w], packed, runs_per_ray.get())
-                      : walk_group<false>(a, begin, end, workers[w], packed, runs_per_ray.get());
+      groups[g] =
+          !small.empty()
+              ? walk_cells(a, small.grid, begin, end, workers[w], packed, runs_per_ray.get())
+              : (dense ? walk_group<true> : walk_group<false>)(a, bounds, begin, end, workers[w],
+                                                               packed, runs_per_ray.get());
       groups[g].worker = w;
     });
     int64_t total = 0, bad = kAllGood;

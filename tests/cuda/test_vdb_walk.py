@@ -433,6 +433,40 @@ def test_every_instruction_set_finds_the_same(level: int, isa: str, tmp_path: Pa
         assert torch.equal(value, best[name]), name
 
 
+@pytest.mark.parametrize("distance", [0.5, 3.0, 7.0, 9.0, 300.0])
+@pytest.mark.parametrize("length", [0.0, 0.01])
+def test_rays_past_what_is_active(distance: float, length: float) -> None:
+    """A few voxels in a large grid: rays that just meet them, just miss them, or pass far off."""
+    generator = torch.Generator().manual_seed(int(distance * 10))
+    cells = torch.zeros(1, 200, 96, 131, dtype=torch.bool)
+    cells[0, 47:53, 16:32, 63:66] = True
+    low, high = torch.tensor([47.0, 16, 63]), torch.tensor([53.0, 32, 66])
+    shape = torch.tensor(cells.shape[1:])
+    box = torch.tensor([[-1.0, -0.5, -0.7, 1.0, 0.6, 0.8]])
+    n = 3000
+    # Aims on faces and edges of the active voxels, of their blocks, and a little off.
+    aims = torch.where(torch.rand(n, 3, generator=generator) < 0.5, low, high)
+    aims += (
+        torch.randint(-17, 18, (n, 3), generator=generator)
+        * torch.tensor([0.0, 1e-4, 1.0])[torch.randint(3, (n, 3), generator=generator)]
+    )
+    aims = box[0, :3] + aims / shape * (box[0, 3:] - box[0, :3])
+    d = torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=1)
+    d[::3, 0] = 0
+    d[1::6, 1:] = 0
+    d[d.norm(dim=1) == 0] = torch.tensor([0.0, 0, 1])
+    o = aims - d * distance
+    near, far = torch.zeros(n), torch.full((n,), 1e10)
+    near[::2] = max(0.0, distance - 0.2)
+    far[::5] = distance + 0.01
+    # A cone makes samples of that length where the voxels are.
+    rest: Any = {"step": 0.004, "cone_angle": length / distance}
+    expected = walk_ops.sample_dense(cells, box, o, d, near, far, **rest)
+    found = walk_ops.sample_masks(build_masks(cells), box, o, d, near, far, **rest)
+    assert len(found[0]) > 100 and (found[3][:, 1] == 0).sum() > 500
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
 def test_steps_that_stop_end_the_ray() -> None:
     """At 1e8 a step of 0.001 is nothing to float32: no hang, no samples of no length."""
     full, box = torch.ones(1, 2, 2, 2, dtype=torch.bool), torch.tensor([[0.0, -1, -1, 2e8, 1, 1]])

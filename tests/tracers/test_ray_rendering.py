@@ -135,6 +135,33 @@ def test_thin_samples_count_for_nothing() -> None:
     assert (found.opacity == 0).all() and (found.rgb == 0).all() and (found.depth == 0).all()
 
 
+def test_light_samples_take_the_color_of_their_ray() -> None:
+    o, d = rays()
+    sampled, all_colors, few_colors = estimator(), TwoSteps(9.0), TwoSteps(9.0)
+    options: dict[str, Any] = {"early_stop": 0.0, "sample_budget": 2048, "render_step_size": STEP}
+    a = render_rays(all_colors, sampled, (o, d), **options)
+    b = render_rays(few_colors, sampled, (o, d), color_thre=0.02, **options)
+    assert torch.equal(a.opacity, b.opacity) and torch.equal(a.depth, b.depth)
+    weights = one_pass(Cloud(9.0), sampled, o, d)[3]["weights"]
+    light = weights * (weights <= 0.02)
+    ray = sampled.sampling(o, d, render_step_size=STEP)[0]
+    # Colours lie between 0 and 1: a ray errs by at most what its light samples weigh.
+    most = torch.zeros(len(o)).index_add(0, ray, light)
+    error = (a.rgb - b.rgb).abs().amax(-1)
+    assert (error <= most + 1e-5).all() and error.max() > 1e-3
+    assert abs(few_colors.colored - int((weights > 0.02).sum())) <= 2 < all_colors.colored
+
+    class Grey(TwoSteps):
+        def color(self, x: Tensor, d: Tensor, rays: Tensor) -> Tensor:
+            return torch.full_like(x, 0.5)
+
+    # Where all samples are alike, nothing is lost but rays of light samples alone.
+    grey = render_rays(Grey(9.0), sampled, (o, d), color_thre=0.02, **options)
+    heavy = torch.zeros(len(o)).index_add(0, ray, weights * (weights > 0.03)) > 0
+    assert heavy.sum() > 50
+    torch.testing.assert_close(grey.rgb[heavy], 0.5 * grey.opacity[heavy].expand(-1, 3))
+
+
 @pytest.mark.parametrize("field", [Cloud, TwoSteps])
 def test_nested_masks_give_the_same_picture(field: type[Cloud]) -> None:
     o, d = rays()
@@ -200,6 +227,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"rays": (O3[:, :2], O3[:, :2])}, ValueError, r"rays: expected shape \[..., 3\]"),
     ({"early_stop": -1}, ValueError, "early_stop: expected a number of at least 0.0, got -1"),
     ({"sample_budget": 0}, ValueError, "sample_budget: expected a number of at least 1, got 0"),
+    ({"color_thre": -0.1}, ValueError, "color_thre: expected a number of at least 0.0, got -0.1"),
     ({"alpha_thre": "x"}, TypeError, "alpha_thre: expected a number, got str"),
     ({"field": lambda x, d, r: (x, x)}, ValueError, r"field: densities: expected shape \[\d+\]"),
     ({"field": lambda x, d, r: (x[:, 0], x[:, 0])}, ValueError, "field: colours: expected shape"),
