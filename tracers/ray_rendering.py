@@ -219,9 +219,11 @@ class _Tracer:
     def _densities(self, positions: Tensor, d: Tensor, rays: Tensor) -> tuple[Tensor, Any]:
         """Densities [N], and colours or what colours are made of."""
         if self.two_steps:
-            sigmas, features = self.field.density(positions, rays)  # pyright: ignore
+            found = self.field.density(positions, rays)  # pyright: ignore
+            sigmas, features = _pair("field.density: densities and features", found)
         else:
-            features, sigmas = self.field(positions, d, rays)
+            found = self.field(positions, d, rays)
+            features, sigmas = _pair("field: colours and densities", found)
             _check_rows("colours", features, (len(positions), 3))
         _check_rows("densities", sigmas, (len(positions),))
         return sigmas.to(positions.dtype), features
@@ -252,6 +254,12 @@ class _Tracer:
         if self.color_thre > 0:
             colored = ops.accumulate(weights.where(weights > self.color_thre, 0), None, packed)
         return torch.cat([rgb, opacity, depth, colored], dim=-1)
+
+
+def _pair(what: str, found: Any) -> tuple[Any, Any]:
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise TypeError(f"render_rays: {what}: expected two results, got {type(found).__name__}")
+    return found[0], found[1]
 
 
 def _check_rows(what: str, found: Any, shape: tuple[int, ...]) -> None:

@@ -231,6 +231,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"alpha_thre": "x"}, TypeError, "alpha_thre: expected a number, got str"),
     ({"field": lambda x, d, r: (x, x)}, ValueError, r"field: densities: expected shape \[\d+\]"),
     ({"field": lambda x, d, r: (x[:, 0], x[:, 0])}, ValueError, "field: colours: expected shape"),
+    ({"field": lambda x, d, r: x}, TypeError, "field: colours and densities: expected two results"),
     ({"render_step_size": 0.0}, ValueError, "render_step_size: expected a number above"),
 ]
 
