@@ -61,6 +61,10 @@ class VDBEstimator(OccupancyEstimator):
         (656, 32768)
     """
 
+    # The base class moves itself to its box's device before there are masks.
+    _masks: Masks | None = None
+    _fixed = False
+
     def __init__(
         self,
         roi_aabb: Sequence[float] | Tensor,
@@ -240,7 +244,7 @@ class VDBEstimator(OccupancyEstimator):
             self._forget()
 
     def _forget(self) -> None:
-        self._masks: Masks | None = None
+        self._masks = None
         self._fixed = False
         self._source: Callable[[], Tensor | None] = lambda: None
         self._version: int | None = None

@@ -515,3 +515,22 @@ def test_refined_keeps_what_is_seen(levels: int) -> None:
         coarse.refined(ball, 0)
     with pytest.raises(ValueError, match=r"occ_eval_fn: expected shape \[\d+, 1\]"):
         coarse.refined(lambda x: x)
+
+
+def test_it_may_be_moved_before_it_has_masks() -> None:
+    """As its base class does where the box lies on a GPU."""
+    made = VDBEstimator.__new__(VDBEstimator)
+    torch.nn.Module.__init__(made)
+    assert made.to("cpu") is made
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_it_is_made_on_the_gpu_of_its_box() -> None:
+    trained = OccupancyEstimator(torch.tensor([-1.0, -1, -1, 1, 1, 1], device="cuda"), 8)
+    trained.binaries[:] = True
+    made = VDBEstimator.from_estimator(trained)
+    rays = torch.tensor([[[0.0, 0, -3]], [[0, 0, 1]]], device="cuda").unbind()
+    found = made.sampling(*rays, render_step_size=0.5)
+    assert found[0].is_cuda and len(found[0]) == len(
+        trained.sampling(*rays, render_step_size=0.5)[0]
+    )
