@@ -98,7 +98,7 @@ $(VENV)/.built: $(VENV)/.torch pyproject.toml $(CORE)
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.built
-	$(PIP) 'fieldline[dev,data,video,match,vdb]'
+	$(PIP) 'fieldline[dev,data,video,match,vdb,lidar]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.built
