@@ -7,6 +7,7 @@ Sizes that a file states are checked against its bytes before anything is alloca
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 import zipfile
 from pathlib import Path
@@ -206,6 +207,7 @@ def read_las(path: Path) -> Columns:
     wanted = ("intensity", "classification", "red", "green", "blue")
     parts: list[Columns] = []
     try:
+        _check_las_records(path)
         with laspy.open(path) as file:
             names = set(file.header.point_format.dimension_names)
             # In chunks, so that memory follows the points that are there and not those announced.
@@ -214,7 +216,7 @@ def read_las(path: Path) -> Columns:
                 part |= {name: np.array(points[name]) for name in wanted if name in names}
                 parts.append(part)
             announced = file.header.point_count
-    except (KeyboardInterrupt, SystemExit, MemoryError):
+    except (FileFormatError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:
         # laspy lets the errors of its parts through; the decoder of .laz even panics, in an
@@ -226,6 +228,22 @@ def read_las(path: Path) -> Columns:
     if len(found["x"]) != announced:
         raise FileFormatError(path, "points", f"{announced}", f"{len(found['x'])}")
     return found
+
+
+def _check_las_records(path: Path) -> None:
+    """Check the numbers of records that laspy would otherwise look for past the end, for hours."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(247)
+    places = [("<I", 100, 54, "variable length records")]
+    if head[24:26] == b"\1\4":
+        places.append(("<I", 243, 60, "extended variable length records"))
+    for format, at, least, field in places:
+        if len(head) < at + 4:
+            raise FileFormatError(path, "header", f"{at + 4} bytes", f"{len(head)}")
+        (count,) = struct.unpack_from(format, head, at)
+        if count * least > size:
+            raise FileFormatError(path, field, f"at most {size // least}", f"{count}")
 
 
 def _missing(package: str, suffix: str) -> ModuleNotFoundError:

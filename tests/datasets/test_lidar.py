@@ -362,6 +362,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
         + struct.pack("<II", 4, 3_600_000_000)
         + bytes(4)
     ),
+    "records.las": lambda p: p.write_bytes(b"LASF" + bytes(96) + b"\xff" * 4 + bytes(300)),
     "magic.las": lambda p: p.write_bytes(b"LASF" + bytes(400)),
     "magic.laz": lambda p: p.write_bytes(b"no"),
     "magic.feather": lambda p: p.write_bytes(b"ARROW1" + bytes(64)),
