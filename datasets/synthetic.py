@@ -4,6 +4,7 @@ silhouettes.
 
 It needs no data, is the same for the same seed, and takes seconds. `still_life` gives a `Scene` in
 memory; `write` gives a folder with transforms.json that this and other projects' loaders read.
+`street` is for LiDAR what the still life is for cameras.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from .ray_tracing import shade, trace
 from .scene import Scene, View
 from .shapes import Array, Shape
 from .still_life import arrange
+from .street import street
 from .textures import encode_srgb
+
+__all__ = ["still_life", "street", "write"]
 
 _BACKGROUND = (0.925, 0.935, 0.95)
 _ELEVATIONS = (16.0, 34.0, 52.0)

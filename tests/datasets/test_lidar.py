@@ -315,6 +315,35 @@ def test_sweeps_without_the_vehicle() -> None:
         merge_sweeps([near], torch.zeros(1, 4, 4), [0.0])
 
 
+# The street that is made here
+
+
+def test_street() -> None:
+    frame = fl.datasets.synthetic.street(32, 512, seed=1)
+    again = fl.datasets.synthetic.street(32, 512, seed=1)
+    assert torch.equal(frame.points, again.points) and torch.equal(frame.labels, again.labels)
+    assert 5000 < len(frame) <= 32 * 512
+    present = torch.bincount(frame.labels, minlength=19) > 0
+    expected = [
+        "car",
+        "person",
+        "road",
+        "sidewalk",
+        "building",
+        "vegetation",
+        "trunk",
+        "terrain",
+        "pole",
+        "fence",
+    ]
+    assert {CLASSES[i] for i in present.nonzero().flatten().tolist()} >= set(expected)
+    road = frame.points[frame.labels == CLASSES.index("road")]
+    assert float((road[:, 2] + 1.73).abs().max()) < 0.1
+    assert float(road[:, 1].abs().max()) < 4.7
+    with pytest.raises(ValueError, match="expected at least 1, got 0, 5"):
+        fl.datasets.synthetic.street(0, 5)
+
+
 # Wrong arguments, broken files
 
 
