@@ -15,6 +15,7 @@ from typing import Protocol
 
 import tyro
 
+from .bench import Bench
 from .convert import Convert
 from .demo import Demo
 from .doctor import Doctor
@@ -45,6 +46,7 @@ COMMANDS: dict[str, type[Command]] = {
     "eval": Evaluate,
     "convert": Convert,
     "info": Info,
+    "bench": Bench,
     "doctor": Doctor,
 }
 
