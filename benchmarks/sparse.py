@@ -37,10 +37,11 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
-import fieldline as fl
 import sparse_peers
 from common import DATA, arguments, best_of, clock, cuda_milliseconds, record, sgemm_unit, threads
 from fieldline.engine.sparse.models import Sample, configuration, measure
+
+import fieldline as fl
 
 SECTIONS = ("layer", "network", "padding", "shares")
 TARGETS = {
@@ -264,9 +265,7 @@ def cuda_layer(coords: Tensor, peer: sparse_peers.Spconv | None) -> dict[str, An
     return found
 
 
-def cuda_network(
-    frame: fl.datasets.LidarFrame, peer: sparse_peers.Spconv | None
-) -> dict[str, Any]:
+def cuda_network(frame: fl.datasets.LidarFrame, peer: sparse_peers.Spconv | None) -> dict[str, Any]:
     torch.cuda.synchronize()
     start = time.perf_counter()
     model, sample = network(frame, "cuda", torch.float16)

@@ -16,13 +16,14 @@ import math
 import sys
 import time
 
-import fieldline as fl
 import numpy as np
 import torch
 from fieldline.datasets.lidar_classes import COLORS
 from fieldline.engine.sparse.models import MinkUNet
 from PIL import Image
 from torch import Tensor
+
+import fieldline as fl
 
 UNLABELLED = (70, 70, 70)
 RANGE = 35.0  # metres from the sensor to the edge of the picture

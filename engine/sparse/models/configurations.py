@@ -182,9 +182,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
             _FINE,
             points=True,
         ),
-        Configuration(
-            "spvcnn-1.0", "SemanticKITTI, points and voxels", SPVCNN, _FINE, points=True
-        ),
+        Configuration("spvcnn-1.0", "SemanticKITTI, points and voxels", SPVCNN, _FINE, points=True),
         Configuration(
             "second-kitti",
             "detection on KITTI",

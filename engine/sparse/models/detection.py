@@ -30,17 +30,11 @@ class VoxelBackBone8x(torch.nn.Module):
 
     def __init__(self, in_channels: int = 4, out_channels: int = 128) -> None:
         super().__init__()
-        layers = [
-            subm(in_channels, 16, norm=Norm),
-            subm(16, 16, norm=Norm),
-            *(
-                nn.Sequential(
-                    *down(c_in, c, 3, 2, padding, Norm), *subm(c, c, norm=Norm), *subm(c, c, norm=Norm)
-                )
-                for c_in, c, padding in ((16, 32, 1), (32, 64, 1), (64, 64, (1, 1, 0)))
-            ),
-            down(64, out_channels, (1, 1, 3), (1, 1, 2), norm=Norm),
-        ]
+        layers = [subm(in_channels, 16, norm=Norm), subm(16, 16, norm=Norm)]
+        for c_in, c_out, padding in ((16, 32, 1), (32, 64, 1), (64, 64, (1, 1, 0))):
+            stay = [*subm(c_out, c_out, norm=Norm), *subm(c_out, c_out, norm=Norm)]
+            layers.append(nn.Sequential(*down(c_in, c_out, 3, 2, padding, Norm), *stay))
+        layers.append(down(64, out_channels, (1, 1, 3), (1, 1, 2), norm=Norm))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
@@ -73,9 +67,7 @@ class SparseResNet21D(torch.nn.Module):
         self.out_channels = c[3]
         layers = [nn.Sequential(*subm(in_channels, c[0], norm=Norm), *_twice(c[0]))]
         for c_in, c_out, padding in ((c[0], c[1], 1), (c[1], c[2], 1), (c[2], c[3], (1, 1, 0))):
-            layers.append(
-                nn.Sequential(*down(c_in, c_out, 3, 2, padding, Norm), *_twice(c_out))
-            )
+            layers.append(nn.Sequential(*down(c_in, c_out, 3, 2, padding, Norm), *_twice(c_out)))
         layers.append(down(c[3], c[3], (1, 1, 3), (1, 1, 2), norm=Norm))
         self.layers = nn.Sequential(*layers)
 
@@ -161,7 +153,7 @@ class CenterPoint(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.from_above = nn.ToBEVHeightCompression()
+        self.from_above = nn.ToBEVDense()
         self.stem = BirdsEyeStem(encoded_channels * height, out_channels)
 
     def forward(self, x: SparseTensor) -> Tensor:

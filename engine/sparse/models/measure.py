@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import nn
 from ..cache import MapCache
 from ..coordinates import Level
 from ..tensor import SparseTensor
@@ -172,7 +171,7 @@ def kind_of(layer: torch.nn.Module) -> str:
         Such as "SubmConv3d 3x3x3".
 
     Example:
-        >>> kind_of(nn.Conv3d(1, 1, 2, 2))
+        >>> kind_of(fl.nn.Conv3d(1, 1, 2, 2))
         'Conv3d 2x2x2 /2'
     """
     name = type(layer).__name__
