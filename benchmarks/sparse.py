@@ -133,8 +133,7 @@ def alternating(repeats: int, **functions: Callable[[], object]) -> dict[str, fl
     """CPU milliseconds of each, in turns, after one call that is not counted."""
     for function in functions.values():
         function()
-    times = {name: [clock(f).cpu for name_, f in functions.items() if name_ == name] for name in ()}
-    times = {name: [] for name in functions}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
             times[name].append(clock(function).cpu)
@@ -246,6 +245,24 @@ def time_network(
     return found
 
 
+def count_padding(frame: fl.datasets.LidarFrame) -> dict[str, Any]:
+    """Padded over real work of the submanifold convolutions of the first three levels."""
+    chosen = configuration(MODEL)
+    model, sample = chosen.make().eval(), chosen.prepare(frame)
+    counted = fl.sparse.count_operations(model, sample.tensor)
+    found: dict[str, Any] = {"whole_network": round(counted.overhead, 3)}
+    for number, level in enumerate(measure.count_levels(sample.tensor.maps)[:3]):
+        layers = [
+            layer
+            for layer in counted.layers
+            if layer.kind == "SubmConv3d" and layer.rows == level.voxels
+        ]
+        padded = sum(layer.padded_multiply_adds for layer in layers)
+        real = sum(layer.multiply_adds for layer in layers)
+        found[f"level_{number}"] = round(padded / real, 3)
+    return found
+
+
 def _levels(model: torch.nn.Module, sample: Sample) -> list[measure.LevelCount]:
     model(*sample.arguments)
     return measure.count_levels(sample.tensor.maps)
@@ -334,7 +351,7 @@ def cuda_shares(coords: Tensor) -> dict[str, Any]:
     layer = Layer(coords.cuda(), torch.float16, None)
     layer.cached()
     (found,) = layer.x.maps.entries.values()
-    rows_in, rows_out, starts = (t.long() for t in found.kernel_map.pairs)
+    rows_in, rows_out, starts = (rows.long() for rows in found.kernel_map.pairs)
     sizes = starts.diff().tolist()
     bounds = list(zip(starts.tolist(), starts.tolist()[1:]))
     weight = layer.conv.weight.view(-1, CHANNELS, CHANNELS)
@@ -342,15 +359,18 @@ def cuda_shares(coords: Tensor) -> dict[str, Any]:
     gathered = feats[rows_in]
     products = torch.empty_like(gathered)
     out = torch.zeros(len(feats), CHANNELS, device="cuda")
-    groups = grouped(sizes)
+    groups = [
+        (gathered.new_zeros(len(taps), longest, CHANNELS), weight[taps])
+        for taps, longest in grouped(sizes)
+    ]
 
     def one_by_one() -> None:
         for (a, b), w in zip(bounds, weight):
             torch.mm(gathered[a:b], w, out=products[a:b])
 
     def in_groups() -> None:
-        for taps, longest in groups:
-            torch.bmm(gathered.new_empty(len(taps), longest, CHANNELS), weight[taps])
+        for rows, kernels in groups:
+            torch.bmm(rows, kernels)
 
     times = {
         "gather": cuda_milliseconds(lambda: torch.index_select(feats, 0, rows_in)),
@@ -395,6 +415,8 @@ def measure_cpu(options: Any, chosen: tuple[str, ...]) -> dict[str, Any]:
         }
     if "network" in chosen:
         results["network"] = time_network(frame, options.repeats, peer)
+    if "padding" in chosen:
+        results["padding"] = count_padding(frame)
     return results
 
 

@@ -89,7 +89,7 @@ class Bench:
             )
             planned = measure.seconds(lambda: model(*sample.arguments), self.repeats, device)
             kinds = measure.seconds_by_kind(model, sample.arguments, self.repeats)
-            operations = count_operations(model, *sample.arguments)
+            operations = count_operations(measure.of_voxels(model, sample), sample.tensor)
         levels = measure.count_levels(sample.tensor.maps)
         return {
             "model": chosen.name,
@@ -102,8 +102,8 @@ class Bench:
             "dtype": self.dtype,
             "threads": torch.get_num_threads(),
             "parameters": sum(p.numel() for p in model.parameters()),
-            "multiply_adds": operations.real,
-            "multiply_adds_padded": operations.padded,
+            "multiply_adds": operations.multiply_adds,
+            "multiply_adds_padded": operations.padded_multiply_adds,
             "milliseconds_with_maps": 1e3 * scratch,
             "milliseconds_maps_planned": 1e3 * planned,
             "levels": [vars(level) for level in levels],

@@ -49,6 +49,31 @@ def without_maps(sample: Sample) -> Arguments:
     return (SparseTensor.on(x.feats, level, MapCache(level)), *sample.arguments[1:])
 
 
+class _OfVoxels(torch.nn.Module):
+    """A network whose other arguments are given."""
+
+    def __init__(self, model: torch.nn.Module, others: tuple[SparseTensor | Tensor, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.others = others
+
+    def forward(self, x: SparseTensor) -> SparseTensor | Tensor:
+        return self.model(x, *self.others)
+
+
+def of_voxels(model: torch.nn.Module, sample: Sample) -> torch.nn.Module:
+    """Make a network one of its voxels alone, as `count_operations` and `plan` take it.
+
+    Args:
+        model: The network.
+        sample: Its input, whose points are kept.
+
+    Returns:
+        A module that takes the voxels.
+    """
+    return _OfVoxels(model, sample.arguments[1:])
+
+
 def count_levels(cache: MapCache) -> list[LevelCount]:
     """List the levels of a network that has run.
 
