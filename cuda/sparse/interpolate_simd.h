@@ -9,10 +9,11 @@
 #include "sparse/interpolate.h"
 
 namespace fl {
-// `scratch` holds one row of sums.
+// `sums` is scratch for one row. Returns an entry that names a row that there is not, or -1.
 FL_ISA_DECLARE(template <typename T>
-               void interpolate_queries(const sparse::InterpolateArgs<T>& args,
-                                        sparse::Sum<T>* sums, T* out, int64_t begin, int64_t end))
+               int64_t interpolate_queries(const sparse::InterpolateArgs<T>& args,
+                                           sparse::Sum<T>* sums, T* out, int64_t begin,
+                                           int64_t end))
 FL_ISA_DECLARE(template <typename T>
                void interpolate_weights(const sparse::InterpolateArgs<T>& args, const T* gradient,
                                         sparse::Sum<T>* g_weights, int64_t begin, int64_t end))

@@ -54,9 +54,7 @@ def _check_device(
 
 def _check_one_of(name: str, argument: str, value: str, values: Sequence[str]) -> None:
     if value not in values:
-        raise ValueError(
-            f"{name}: {argument}: expected one of {', '.join(values)}, got {value!r}"
-        )
+        raise ValueError(f"{name}: {argument}: expected one of {', '.join(values)}, got {value!r}")
 
 
 def _wide(features: Tensor) -> torch.dtype:
@@ -464,21 +462,18 @@ def sparse_trilinear(
     items = _checked_points(name, points, batch, align)
     place = points - 0.5 if align == "centre" else points
     low = place.detach().floor()
-    # Far from the ends of int32, so that both corners are numbers of it; NaN is nowhere.
-    inside = ((low >= -(2**31)) & (low < 2**31 - 1)).all(dim=1)
     fraction = place - low
-    low = torch.where(inside[:, None], low, 0).long()
     offsets = _corners(points.shape[1], points.device)
-    queries = torch.cat(
-        [
-            items[:, None, :].expand(-1, len(offsets), -1),
-            (low[:, None, :] + offsets).int(),
-        ],
-        dim=2,
-    )
+    ends = -(2**31), 2**31 - 1
+    near = (low >= ends[0] - 1) & (low <= ends[1])  # false for what is not a number
+    corners = torch.where(near, low, ends[1]).long()[:, None, :] + offsets
+    exists = ((corners >= ends[0]) & (corners <= ends[1])).all(dim=2)
+    exists &= near.all(dim=1, keepdim=True)
+    items = items[:, None, :].expand(-1, len(offsets), -1)
+    queries = torch.cat([items, corners.clamp(*ends).int()], dim=2)
     lookup = index if callable(index) else partial(map_ops.sparse_lookup, index)
     rows = lookup(queries.flatten(0, 1)).view(len(points), len(offsets)).int()
-    rows = torch.where(inside[:, None], rows, -1)
+    rows = torch.where(exists, rows, -1)
     shares = torch.where(offsets == 1, fraction[:, None, :], 1 - fraction[:, None, :])
     weights = torch.where(rows >= 0, shares.prod(dim=2), 0)
     if renormalise:

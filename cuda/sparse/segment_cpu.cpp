@@ -37,7 +37,8 @@ bool make_keys(const SortArgs& a, uint32_t* keys) {
 void find_starts(const SortArgs& a, const uint32_t* keys) {
   parallel_for(0, a.n + 1, kGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t before = i > 0 ? keys[i - 1] : -1, key = i < a.n ? keys[i] : a.n_segments;
+      const int64_t before = i > 0 ? int64_t{keys[i - 1]} : -1;
+      const int64_t key = i < a.n ? int64_t{keys[i]} : a.n_segments;
       for (int64_t segment = before + 1; segment <= key; ++segment) a.starts[segment] = i;
     }
   });
