@@ -5,12 +5,14 @@ from . import synthetic
 from .export import write_scene
 from .lidar import load_point_cloud
 from .lidar_frame import LidarFrame, merge_sweeps
+from .lidar_nuscenes import NuScenes
 from .load import load
 from .posing import PosedPhotos, PosingProgress, solve_poses
 from .scene import Scene, View, random_points
 
 __all__ = [
     "LidarFrame",
+    "NuScenes",
     "PosedPhotos",
     "PosingProgress",
     "Scene",

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fieldline.cli import main
 from fieldline.engine.sparse.models import CONFIGURATIONS
+
+from fieldline.cli import main
 
 
 @pytest.fixture
@@ -53,8 +54,6 @@ def test_tables(frame: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--repeats", "0"], "expected at least 0 and 1"),
     ],
 )
-def test_refuses(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refuses(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "sparse", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import time
 import warnings
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fieldline.datasets import LidarFrame, load_point_cloud, merge_sweeps
+from fieldline.datasets import LidarFrame, NuScenes, load_point_cloud, merge_sweeps
 from fieldline.datasets.lidar_classes import CLASSES, COLORS, classes_of_raw
 from fieldline.representations.files.ply import write_ply
 from hypothesis import given
@@ -313,6 +314,81 @@ def test_sweeps_without_the_vehicle() -> None:
         merge_sweeps([near], torch.eye(4)[None], [])
     with pytest.raises(ValueError, match="invertible"):
         merge_sweeps([near], torch.zeros(1, 4, 4), [0.0])
+
+
+class Recording:
+    """A copy of nuScenes: one vehicle that drives along x past a post at (20, 5) of the world."""
+
+    def __init__(self, root: Path, n: int = 4) -> None:
+        self.tables = root / "v1.0-mini"
+        self.tables.mkdir(parents=True)
+        half = np.sqrt(0.5)
+        rows, poses = [], []
+        for i in range(n):
+            folder = "samples" if i % 2 else "sweeps"
+            name = f"{folder}/LIDAR_TOP/{i}.pcd.bin"
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            # The sensor looks along the vehicle's y axis, 2 m above it.
+            post = np.array([5.0, -(20.0 - 3 * i), 1.0 - 2.0])
+            near = [0.3, 0.2, 0.0]
+            points = np.array([[*post, 7, 0], [*near, 1, 0]], np.float32)
+            points.tofile(root / name)
+            rows.append(
+                {
+                    "token": f"s{i}",
+                    "filename": name,
+                    "timestamp": 1_000_000 + 50_000 * i,
+                    "is_key_frame": folder == "samples",
+                    "prev": f"s{i - 1}" if i else "",
+                    "ego_pose_token": f"e{i}",
+                    "calibrated_sensor_token": "c",
+                }
+            )
+            pose = {"token": f"e{i}", "rotation": [1, 0, 0, 0], "translation": [3.0 * i, 0, 0]}
+            poses.append(pose)
+        sensor = {"token": "c", "rotation": [half, 0, 0, half], "translation": [0, 0, 2.0]}
+        self.content = {"sample_data": rows, "ego_pose": poses, "calibrated_sensor": [sensor]}
+        self.save()
+
+    def save(self) -> None:
+        for name, rows in self.content.items():
+            (self.tables / f"{name}.json").write_text(json.dumps(rows))
+
+
+def test_nuscenes_tables(tmp_path: Path) -> None:
+    data = NuScenes(Recording(tmp_path).tables)
+    assert data.files == ["samples/LIDAR_TOP/1.pcd.bin", "samples/LIDAR_TOP/3.pcd.bin"]
+    frame = data.load(data.files[1], 10)
+    post = torch.tensor([[5.0, -11.0, -1.0]]).repeat(4, 1)
+    torch.testing.assert_close(frame.points, post)
+    torch.testing.assert_close(frame.channels["time_lag"], torch.tensor([0.0, 0.05, 0.1, 0.15]))
+    assert frame.channels["intensity"].tolist() == [7] * 4
+    assert len(data.load(data.files[0], 1, min_distance=0)) == 2
+    with pytest.raises(ValueError, match="sweeps: expected at least 1"):
+        data.load(data.files[0], 0)
+    with pytest.raises(ValueError, match=r"got 'no\.bin'"):
+        data.load("no.bin")
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "message"),
+    [
+        ("ego_pose", "rotation", [0, 0, 0, 0], "unit quaternion"),
+        ("ego_pose", "translation", [0, "x", 0], "3 numbers"),
+        ("ego_pose", "token", 5, "objects with a token"),
+        ("calibrated_sensor", "token", "d", "one named 'c', got none"),
+        ("sample_data", "timestamp", None, "microseconds"),
+        ("sample_data", "filename", "../../LIDAR_TOP.bin", "below the root"),
+    ],
+)
+def test_broken_tables(tmp_path: Path, table: str, key: str, value: object, message: str) -> None:
+    recording = Recording(tmp_path)
+    for row in recording.content[table]:
+        row[key] = value
+    recording.save()
+    with pytest.raises(fl.FileFormatError, match=rf"{table}.json.*{message}"):
+        data = NuScenes(recording.tables)
+        data.load(next(iter(data._by_file)), 1)
 
 
 # The street that is made here
