@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import FileFormatError
 from ..representations.rotations import quaternion_to_matrix
+from .json_fields import as_number
 from .lidar import load_point_cloud
 from .lidar_frame import LidarFrame, merge_sweeps
 
@@ -127,16 +128,18 @@ class NuScenes:
 
     def _numbers(self, name: str, row: Row, key: str, count: int) -> list[float]:
         value = row.get(key)
-        good = isinstance(value, list) and len(value) == count
-        if not good or any(isinstance(v, bool) or not isinstance(v, int | float) for v in value):
+        numbers = [as_number(v) for v in value] if isinstance(value, list) else []
+        found = [number for number in numbers if number is not None]
+        if len(numbers) != count or len(found) != count:
             raise self._error(name, key, f"{count} numbers", str(value)[:80])
-        return [float(v) for v in value]
+        return found
 
     def _time(self, row: Row) -> float:
-        value = row.get("timestamp")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._error("sample_data", "timestamp", "microseconds", str(value)[:80])
-        return value * _MICROSECONDS
+        time = as_number(row.get("timestamp"))
+        if time is None:
+            got = str(row.get("timestamp"))[:80]
+            raise self._error("sample_data", "timestamp", "microseconds", got)
+        return time * _MICROSECONDS
 
     def _place(self, row: Row) -> Path:
         name = PurePosixPath(row["filename"])
