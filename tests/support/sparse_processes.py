@@ -53,8 +53,9 @@ def worker(rank: int, folder: str) -> None:
     wrapped = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
     step(wrapped, half(rank), 2.0)  # gradients are averaged over the processes
     result = {name: p.grad for name, p in model.named_parameters()}
-    result.update(model.named_buffers())
+    result.update({name: value.clone() for name, value in model.named_buffers()})
     empty = half(rank).prune(torch.full((len(half(rank)),), rank == 0))
     result["with an empty process"] = model[1](model[0](empty)).feats.sum()
     torch.save(result, f"{folder}/{rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()
