@@ -69,38 +69,45 @@ FL_KERNEL layout_kernel(Reach reach, bool first, Extents* extents, int64_t* stat
   if (extents->layout.words > 1) *state = kTooWide;
 }
 
-struct Slots {
+// What a level starts from, and what each of its slots holds.
+struct Source {
   Reach reach;
   const int32_t* rows;
   const int64_t* row_count;
+};
 
-  FL_D bool get(int64_t slot, int32_t* out) const {
-    const int64_t row = slot / reach.per_row;
-    return row < *row_count &&
-           reach.candidate(rows + row * reach.columns, slot % reach.per_row, out);
-  }
+struct Slots {
+  int32_t* rows;
+  uint8_t* full;
+  int columns;
+
+  FL_D const int32_t* row(int64_t slot) const { return rows + slot * columns; }
 
   FL_D bool same(int64_t a, int64_t b) const {
-    int32_t first[kMostColumns], second[kMostColumns];
-    if (!get(a, first) || !get(b, second)) return false;
-    for (int c = 0; c < reach.columns; ++c)
-      if (first[c] != second[c]) return false;
+    for (int c = 0; c < columns; ++c)
+      if (row(a)[c] != row(b)[c]) return false;
     return true;
+  }
+
+  FL_D void copy(int64_t slot, int32_t* out) const {
+    for (int c = 0; c < columns; ++c) out[c] = row(slot)[c];
   }
 };
 
-FL_KERNEL key_kernel(Slots slots, const Layout* layout, int64_t n, uint64_t* keys,
-                     uint32_t* numbers) {
+FL_KERNEL slot_kernel(Source source, int64_t n, Slots slots, uint32_t* numbers) {
   const int64_t i = this_thread();
   if (i >= n) return;
-  int32_t row[kMostColumns];
-  keys[i] = slots.get(i, row) ? layout->pack_single(row) : kEmpty;
+  const int64_t row = i / source.reach.per_row;
+  const uint32_t choice = static_cast<uint32_t>(i - row * source.reach.per_row);
+  slots.full[i] =
+      row < *source.row_count && source.reach.candidate(source.rows + row * slots.columns, choice,
+                                                        slots.rows + i * slots.columns);
   numbers[i] = static_cast<uint32_t>(i);
 }
 
-FL_KERNEL number_kernel(int64_t n, uint32_t* numbers) {
+FL_KERNEL key_kernel(Slots slots, const Layout* layout, int64_t n, uint64_t* keys) {
   const int64_t i = this_thread();
-  if (i < n) numbers[i] = static_cast<uint32_t>(i);
+  if (i < n) keys[i] = slots.full[i] ? layout->pack_single(slots.row(i)) : kEmpty;
 }
 
 // One column of each slot, negative values first, above all for empty ones.
@@ -110,75 +117,100 @@ FL_KERNEL column_kernel(Slots slots, int column, int64_t n, const uint32_t* numb
                         uint64_t* keys) {
   const int64_t i = this_thread();
   if (i >= n) return;
-  int32_t row[kMostColumns];
-  keys[i] = slots.get(numbers[i], row) ? static_cast<uint32_t>(row[column]) ^ 0x80000000u
-                                       : uint64_t{1} << (kColumnBits - 1);
+  const int64_t slot = numbers[i];
+  keys[i] = slots.full[slot] ? static_cast<uint32_t>(slots.row(slot)[column]) ^ 0x80000000u
+                             : uint64_t{1} << (kColumnBits - 1);
 }
 
 FL_KERNEL begin_kernel(Slots slots, const uint32_t* numbers, int64_t n, uint8_t* begins) {
   const int64_t i = this_thread();
   if (i > n) return;
-  int32_t row[kMostColumns];
   begins[i] =
-      i < n && slots.get(numbers[i], row) && (i == 0 || !slots.same(numbers[i - 1], numbers[i]));
+      i < n && slots.full[numbers[i]] && (i == 0 || !slots.same(numbers[i - 1], numbers[i]));
 }
 
-// The order of slots, which begin a run, and the number of runs before each.
-struct Order {
-  Scratch numbers, begins, places;
-  const uint32_t* number;
-  const uint8_t* begin;
-  const int64_t* place;
-
-  Order(const Slots& slots, int64_t n, const Layout* layout, bool wide, Stream stream)
-      : numbers(2 * sizeof(uint32_t) * n), begins(n + 1), places(sizeof(int64_t) * (n + 1)) {
-    STD_TORCH_CHECK(n < int64_t{1} << 32,
-                    "sparse coordinates: expected fewer than 2^32 candidates, got ", n);
-    uint32_t* from = numbers.data<uint32_t>();
-    uint32_t* to = from + n;
-    const Scratch keys(2 * sizeof(uint64_t) * n);
-    uint64_t* key = keys.data<uint64_t>();
-    if (wide) {
-      FL_LAUNCH(number_kernel, blocks_for(n), kThreads, 0, stream, n, from);
-      for (int c = slots.reach.columns - 1; c >= 0; --c, std::swap(from, to)) {
-        FL_LAUNCH(column_kernel, blocks_for(n), kThreads, 0, stream, slots, c, n, from, key);
-        sort_pairs(key, key + n, from, to, n, 0, kColumnBits, stream);
-      }
-      std::swap(from, to);
-    } else {
-      FL_LAUNCH(key_kernel, blocks_for(n), kThreads, 0, stream, slots, layout, n, key, from);
-      sort_pairs(key, key + n, from, to, n, 0, 64, stream);
-    }
-    FL_LAUNCH(begin_kernel, blocks_for(n + 1), kThreads, 0, stream, slots, to, n,
-              begins.data<uint8_t>());
-    exclusive_scan(begins.data<uint8_t>(), places.data<int64_t>(), n + 1, stream);
-    number = to;
-    begin = begins.data<uint8_t>();
-    place = places.data<int64_t>();
-  }
-};
-
+// Slots in the order of what they hold: their numbers, which of them begin a run, and how many runs
+// begin before each.
 struct Sorted {
+  Slots slots;
   const uint32_t* number;
   const uint8_t* begin;
   const int64_t* place;
   int64_t count;
 };
 
-Sorted view(const Order& order, int64_t n) { return {order.number, order.begin, order.place, n}; }
+class Sorter {
+ public:
+  Sorter(const Source& source, int64_t n, const Layout* layout, bool wide, Stream stream)
+      : rows_(sizeof(int32_t) * n * source.reach.columns),
+        full_(n),
+        numbers_(2 * sizeof(uint32_t) * n),
+        begins_(n + 1),
+        places_(sizeof(int64_t) * (n + 1)),
+        sorted_{{rows_.data<int32_t>(), full_.data<uint8_t>(), source.reach.columns},
+                numbers_.data<uint32_t>(),
+                begins_.data<uint8_t>(),
+                places_.data<int64_t>(),
+                n} {
+    STD_TORCH_CHECK(n < int64_t{1} << 32,
+                    "sparse coordinates: expected fewer than 2^32 candidates, got ", n);
+    FL_LAUNCH(slot_kernel, blocks_for(n), kThreads, 0, stream, source, n, sorted_.slots,
+              numbers_.data<uint32_t>());
+    sorted_.number = wide ? by_columns(stream) : by_keys(layout, stream);
+    FL_LAUNCH(begin_kernel, blocks_for(n + 1), kThreads, 0, stream, sorted_.slots, sorted_.number,
+              n, begins_.data<uint8_t>());
+    exclusive_scan(begins_.data<uint8_t>(), places_.data<int64_t>(), n + 1, stream);
+  }
 
-// What became of a level: its rows as far as there is room, and how many there are.
-FL_KERNEL level_kernel(Slots slots, Sorted sorted, int64_t capacity, int32_t* rows,
-                       int64_t* row_count, int64_t* found, int64_t* state) {
+  const Sorted& sorted() const { return sorted_; }
+
+ private:
+  const uint32_t* by_keys(const Layout* layout, Stream stream) const {
+    const int64_t n = sorted_.count;
+    const Scratch memory(2 * sizeof(uint64_t) * n);
+    uint64_t* keys = memory.data<uint64_t>();
+    uint32_t* numbers = numbers_.data<uint32_t>();
+    FL_LAUNCH(key_kernel, blocks_for(n), kThreads, 0, stream, sorted_.slots, layout, n, keys);
+    sort_pairs(keys, keys + n, numbers, numbers + n, n, 0, 64, stream);
+    return numbers + n;
+  }
+
+  // From the last column to the first: each sort keeps the order of those before.
+  const uint32_t* by_columns(Stream stream) const {
+    const int64_t n = sorted_.count;
+    const Scratch memory(2 * sizeof(uint64_t) * n);
+    uint64_t* keys = memory.data<uint64_t>();
+    uint32_t* from = numbers_.data<uint32_t>();
+    uint32_t* to = from + n;
+    for (int c = sorted_.slots.columns - 1; c >= 0; --c, std::swap(from, to)) {
+      FL_LAUNCH(column_kernel, blocks_for(n), kThreads, 0, stream, sorted_.slots, c, n, from, keys);
+      sort_pairs(keys, keys + n, from, to, n, 0, kColumnBits, stream);
+    }
+    return from;
+  }
+
+  Scratch rows_, full_, numbers_, begins_, places_;
+  Sorted sorted_;
+};
+
+// A level's rows as far as there is room, and how many there are.
+struct Level {
+  int64_t start, capacity;
+  int32_t* rows;
+  int64_t *row_count, *found, *found_start, *state;
+};
+
+FL_KERNEL level_kernel(Sorted sorted, Level level) {
   const int64_t i = this_thread();
   if (i > sorted.count) return;
   const int64_t place = sorted.place[i];
   if (i == sorted.count) {
-    *found = place;
-    *row_count = place < capacity ? place : capacity;
-    if (place > capacity && *state == kComplete) *state = kCut;
-  } else if (sorted.begin[i] && place < capacity) {
-    slots.get(sorted.number[i], rows + place * slots.reach.columns);
+    *level.found = place;
+    *level.found_start = level.start;
+    *level.row_count = place < level.capacity ? place : level.capacity;
+    if (place > level.capacity && *level.state == kComplete) *level.state = kCut;
+  } else if (sorted.begin[i] && place < level.capacity) {
+    sorted.slots.copy(sorted.number[i], level.rows + place * sorted.slots.columns);
   }
 }
 
@@ -187,7 +219,7 @@ struct Runs {
   int64_t *inverse, *first, *counts, *found, *starts;
 };
 
-FL_KERNEL run_kernel(Slots slots, Sorted sorted, Runs runs) {
+FL_KERNEL run_kernel(Sorted sorted, Runs runs) {
   const int64_t i = this_thread();
   if (i > sorted.count) return;
   const int64_t place = sorted.place[i];
@@ -198,7 +230,7 @@ FL_KERNEL run_kernel(Slots slots, Sorted sorted, Runs runs) {
   const int64_t slot = sorted.number[i];
   runs.inverse[slot] = place + sorted.begin[i] - 1;
   if (!sorted.begin[i]) return;
-  slots.get(slot, runs.rows + place * slots.reach.columns);
+  sorted.slots.copy(slot, runs.rows + place * sorted.slots.columns);
   runs.first[place] = slot;
   runs.starts[place] = i;
 }
@@ -215,7 +247,7 @@ Reach same_rows(int columns) {
   reach.columns = columns;
   reach.per_row = 1;
   for (int a = 0; a + 1 < columns; ++a) {
-    reach.axes[a] = {1, 1, 1, 0, std::numeric_limits<int32_t>::min(), int64_t{1} << 31};
+    reach.axes[a] = {1, 1, 1, 0, std::numeric_limits<int32_t>::min(), int64_t{1} << 31, 0};
     reach.choices[a] = 1;
   }
   return reach;
@@ -258,13 +290,13 @@ struct CudaCoordinates {
     const Tensor found = new_empty(coords, {2}, ScalarType::Long);
     int64_t* state = output<int64_t>(found) + 1;
     const DeviceState device(coords, columns, 0, state, stream);
-    const Slots slots{same_rows(columns), input<int32_t>(coords), device.counts};
-    if (!wide) FL_LAUNCH(layout_kernel, 1, 1, 0, stream, slots.reach, true, device.extents, state);
-    const Order order(slots, n, &device.extents->layout, wide, stream);
+    const Source source{same_rows(columns), input<int32_t>(coords), device.counts};
+    if (!wide) FL_LAUNCH(layout_kernel, 1, 1, 0, stream, source.reach, true, device.extents, state);
+    const Sorter sorter(source, n, &device.extents->layout, wide, stream);
     const Scratch starts(sizeof(int64_t) * n);
     const Runs runs{output<int32_t>(rows),   output<int64_t>(inverse), output<int64_t>(first),
                     output<int64_t>(counts), output<int64_t>(found),   starts.data<int64_t>()};
-    FL_LAUNCH(run_kernel, blocks_for(n + 1), kThreads, 0, stream, slots, view(order, n), runs);
+    FL_LAUNCH(run_kernel, blocks_for(n + 1), kThreads, 0, stream, sorter.sorted(), runs);
     FL_LAUNCH(count_kernel, blocks_for(n), kThreads, 0, stream, runs, n);
     return {rows, inverse, first, counts, found};
   }
@@ -286,14 +318,14 @@ struct CudaCoordinates {
     int32_t* next = output<int32_t>(out);
     int64_t most = coords.size(0), start = 0;
     for (int64_t level = 0; level < levels; ++level) {
-      const Slots slots{reaches[level], rows, device.counts + level};
-      const int64_t n = most * slots.reach.per_row;
+      const Source source{reaches[level], rows, device.counts + level};
+      const int64_t n = most * source.reach.per_row;
       if (!wide)
-        FL_LAUNCH(layout_kernel, 1, 1, 0, stream, slots.reach, level == 0, device.extents, state);
-      const Order order(slots, n, &device.extents->layout, wide, stream);
-      FL_LAUNCH(level_kernel, blocks_for(n + 1), kThreads, 0, stream, slots, view(order, n),
-                capacities[level], next, device.counts + level + 1, numbers + level, state);
-      fill(numbers + levels + level, 1, start, stream);
+        FL_LAUNCH(layout_kernel, 1, 1, 0, stream, source.reach, level == 0, device.extents, state);
+      const Sorter sorter(source, n, &device.extents->layout, wide, stream);
+      const Level result{start,           capacities[level],        next, device.counts + level + 1,
+                         numbers + level, numbers + levels + level, state};
+      FL_LAUNCH(level_kernel, blocks_for(n + 1), kThreads, 0, stream, sorter.sorted(), result);
       rows = next;
       most = capacities[level];
       start += most;

@@ -33,77 +33,98 @@ FL_KERNEL lookup_kernel(SlotTable table, const int32_t* queries, int64_t n, int3
   if (i < n) rows[i] = table.find(queries + i * table.columns);
 }
 
-// C columns, a constant to the compiler.
+// C columns, a constant to the compiler. A line is all taps that differ in the last axis alone.
 template <int C>
 struct Search {
   SlotTable table;
   Reach reach;
   const int32_t* coarse;
-  int64_t count;
+  int64_t count, taps;
   int32_t* out;
 
   FL_D int64_t length() const { return reach.axes[C - 2].taps; }
 
-  // The fine row of coarse row i under a tap, or -1.
-  FL_D int32_t find(int64_t i, int64_t tap) const {
+  FL_D int32_t* place(int64_t tap, int64_t row) const { return out + tap * count + row; }
+
+  // Calls f(tap, fine row or -1) for the taps of a line, below an end, of coarse row i.
+  template <typename F>
+  FL_D void line(int64_t i, uint32_t line, int64_t first, int64_t end, const F& f) const {
     int32_t fine[C];
     fine[0] = coarse[i * C];
-    for (int a = C - 2; a >= 0; --a) {
+    bool exists = true;
+    for (int a = C - 3; a >= 0; --a) {
+      const uint32_t taps_here = static_cast<uint32_t>(reach.axes[a].taps);
       int64_t value;
-      if (!reach.axes[a].fine(coarse[i * C + a + 1], tap % reach.axes[a].taps, &value)) return -1;
+      exists &= reach.axes[a].fine(coarse[i * C + a + 1], line % taps_here, &value);
       fine[a + 1] = static_cast<int32_t>(value);
-      tap /= reach.axes[a].taps;
+      line /= taps_here;
     }
     SlotTable own = table;
     own.columns = C;
-    return own.find(fine);
+    for (int64_t tap = first; tap < first + length() && tap < end; ++tap) {
+      int64_t value;
+      const bool inside = reach.axes[C - 2].fine(coarse[i * C + C - 1], tap - first, &value);
+      fine[C - 1] = static_cast<int32_t>(value);
+      f(tap, exists && inside ? own.find(fine) : -1);
+    }
+  }
+
+  // The lines of this block's share that hold taps in [begin, end).
+  template <typename F>
+  FL_D void lines(int64_t i, int64_t begin, int64_t end, uint32_t from, uint32_t step,
+                  const F& f) const {
+    for (int64_t number = begin / length() + from; number * length() < end; number += step)
+      line(i, static_cast<uint32_t>(number), number * length(), end, f);
   }
 };
 
 template <int C>
-FL_KERNEL table_kernel(Search<C> search, int64_t taps) {
+FL_KERNEL table_kernel(Search<C> search) {
   const int64_t i = this_thread();
   if (i >= search.count) return;
-  for (int64_t first = blockIdx.y * search.length(); first < taps;
-       first += gridDim.y * search.length())
-    for (int64_t tap = first; tap < first + search.length(); ++tap)
-      search.out[tap * search.count + i] = search.find(i, tap);
+  search.lines(i, 0, search.taps, blockIdx.y, gridDim.y,
+               [&](int64_t tap, int32_t found) { *search.place(tap, i) = found; });
 }
 
 // The mirror image of a pair goes to the partner's own row: of repeated rows the first is
 // everyone's partner, so the others, who are nobody's, look up those taps themselves.
 template <int C>
-FL_KERNEL symmetric_kernel(Search<C> search, int64_t taps) {
-  const int64_t i = this_thread(), n = search.count, centre = taps / 2;
-  if (i >= n) return;
-  for (int64_t first = blockIdx.y * search.length(); first <= centre;
-       first += gridDim.y * search.length())
-    for (int64_t tap = first; tap < first + search.length() && tap <= centre; ++tap) {
-      const int32_t found = search.find(i, tap);
-      search.out[tap * n + i] = found;
-      if (tap < centre && found >= 0)
-        atomicMin(reinterpret_cast<unsigned*>(search.out + (taps - 1 - tap) * n + found),
-                  static_cast<unsigned>(i));
-      if (tap == centre && found != i)
-        for (int64_t other = centre + 1; other < taps; ++other)
-          search.out[other * n + i] = search.find(i, other);
-    }
+FL_KERNEL symmetric_kernel(Search<C> search) {
+  const int64_t i = this_thread(), centre = search.taps / 2;
+  if (i >= search.count) return;
+  bool repeated = false;
+  search.lines(i, 0, centre + 1, blockIdx.y, gridDim.y, [&](int64_t tap, int32_t found) {
+    *search.place(tap, i) = found;
+    if (tap == centre)
+      repeated = found != i;
+    else if (found >= 0)
+      atomicMin(reinterpret_cast<unsigned*>(search.place(search.taps - 1 - tap, found)),
+                static_cast<unsigned>(i));
+  });
+  if (repeated)
+    search.lines(i, centre, search.taps, 0, 1, [&](int64_t tap, int32_t found) {
+      if (tap > centre) *search.place(tap, i) = found;
+    });
 }
 
 template <int C>
 void search_table(const MapInput& in, int32_t* out, Stream stream) {
-  const Search<C> search{slot_table(in.slots, in.coords, C), in.reach, input<int32_t>(in.coarse),
-                         in.coarse.size(0), out};
-  const int64_t taps = tap_count(in.reach), n = search.count;
-  const int64_t searched = in.symmetric ? taps / 2 + 1 : taps;
+  const Search<C> search{slot_table(in.slots, in.coords, C),
+                         in.reach,
+                         input<int32_t>(in.coarse),
+                         in.coarse.size(0),
+                         tap_count(in.reach),
+                         out};
+  const int64_t searched = in.symmetric ? search.taps / 2 + 1 : search.taps;
   const int64_t length = in.reach.axes[C - 2].taps;
   const int64_t lines = std::min<int64_t>((searched + length - 1) / length, 65535);
-  const dim3 grid(static_cast<unsigned>(blocks_for(n)), static_cast<unsigned>(lines));
+  const dim3 grid(static_cast<unsigned>(blocks_for(search.count)), static_cast<unsigned>(lines));
   if (in.symmetric) {
-    fill(out + searched * n, (taps - searched) * n, -1, stream);
-    FL_LAUNCH((symmetric_kernel<C>), grid, kThreads, 0, stream, search, taps);
+    const int64_t mirrored = search.taps - searched;
+    fill(out + searched * search.count, mirrored * search.count, -1, stream);
+    FL_LAUNCH((symmetric_kernel<C>), grid, kThreads, 0, stream, search);
   } else {
-    FL_LAUNCH((table_kernel<C>), grid, kThreads, 0, stream, search, taps);
+    FL_LAUNCH((table_kernel<C>), grid, kThreads, 0, stream, search);
   }
 }
 
