@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sparse convolution: tensors, layers and what prepares them, ``fieldline.sparse``.
+
+`SparseTensor` is a set of coordinates with feature rows; the layers are in ``fieldline.nn``.
+"""
+
+from .collate import collate
+from .combine import cat, intersection, union
+from .count import LayerCount, OperationCount, count_operations
+from .fuse import fuse
+from .plan import Plan, plan
+from .quantize import Quantized, hash, hash_query, quantize
+from .tensor import SparseTensor, Voxelized
+
+__all__ = [
+    "LayerCount",
+    "OperationCount",
+    "Plan",
+    "Quantized",
+    "SparseTensor",
+    "Voxelized",
+    "cat",
+    "collate",
+    "count_operations",
+    "fuse",
+    "hash",
+    "hash_query",
+    "intersection",
+    "plan",
+    "quantize",
+    "union",
+]
