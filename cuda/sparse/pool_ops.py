@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import library
 from ..library import call, ctx_ops, declare, ops
 from .feature_checks import check_features, check_one_of
+from .kernel_map import KernelMap
 from .segment_ops import (
     Segments,
     first_rows,
@@ -31,7 +32,6 @@ __all__ = [
     "Segments",
     "first_rows",
     "pool_forms",
-    "pool_map",
     "sparse_gather",
     "sparse_interpolate",
     "sparse_pool",
@@ -44,7 +44,8 @@ _MODES = {"sum": 0, "mean": 1, "max": 2}
 
 
 class PoolMap(NamedTuple):
-    """The forms of a kernel map that pooling reads.
+    """The forms of a kernel map that pooling reads: on a CPU the pairs, on a GPU the table; what is
+    not read has no elements.
 
     Args:
         in_rows: int32 [n_pairs], tap after tap.
@@ -59,17 +60,13 @@ class PoolMap(NamedTuple):
     table: Tensor
 
 
-def pool_map(kernel_map: Any, like: Tensor) -> PoolMap:
-    """What the kernels of a device read of a kernel map: a CPU its pairs, a GPU its table."""
-    rows = like.new_empty(0, dtype=torch.int32)
-    if like.is_cuda or ops() is not getattr(torch.ops, library.NAMESPACE):
-        starts = like.new_zeros(1, dtype=torch.int64)
-        return PoolMap(rows, rows, starts, kernel_map.table)
-    return PoolMap(*kernel_map.pairs, rows.reshape(0, 0))
+def _forms(kernel_map: KernelMap, features: Tensor) -> PoolMap:
+    on_gpu = features.is_cuda or ops() is not getattr(torch.ops, library.NAMESPACE)
+    return PoolMap(*kernel_map.operands("table" if on_gpu else "pairs")[:4])
 
 
 def sparse_pool(
-    features: Tensor, kernel_map: Any, mode: Literal["max", "sum", "mean"] = "max"
+    features: Tensor, kernel_map: KernelMap, mode: Literal["max", "sum", "mean"] = "max"
 ) -> Tensor:
     """Pools features over a kernel map: what is not active takes no part.
 
@@ -87,11 +84,8 @@ def sparse_pool(
         ValueError: A shape, the mode or the device is another.
 
     Example:
-        >>> from types import SimpleNamespace
-        >>> none = torch.zeros(0, dtype=torch.int32)
-        >>> rows = torch.tensor([0, 1, 2], dtype=torch.int32)
-        >>> pairs = (rows, torch.tensor([0, 1, 0], dtype=torch.int32), torch.tensor([0, 2, 3]))
-        >>> window = SimpleNamespace(n_in=3, n_out=2, pairs=pairs, device=rows.device)
+        >>> table = torch.tensor([[0, 1], [2, -1]], dtype=torch.int32)
+        >>> window = KernelMap.from_table(table, n_in=3)
         >>> sparse_pool(torch.tensor([[1.0], [5.0], [3.0]]), window, "max").tolist()
         [[3.0], [5.0]]
     """
@@ -103,15 +97,15 @@ def sparse_pool(
             f"{name}: features: expected {kernel_map.n_in} rows, the inputs of kernel_map, "
             f"got {features.shape[0]}"
         )
-    if torch.device(kernel_map.device) != features.device:
+    if kernel_map.device != features.device:
         raise ValueError(
             f"{name}: kernel_map: expected the device of features, {features.device}, "
             f"got {kernel_map.device}"
         )
-    forms = pool_map(kernel_map, features)
+    forms = _forms(kernel_map, features)
     # The reverse map is worth making where there will be a gradient.
     needed = torch.is_grad_enabled() and features.requires_grad
-    reverse = pool_map(kernel_map.reverse, features) if needed else forms
+    reverse = _forms(kernel_map.reverse, features) if needed else forms
     return pool_forms(features, kernel_map.n_out, mode, forms, reverse)
 
 

@@ -26,30 +26,29 @@ def sparse_trilinear(
 ) -> tuple[Tensor, Tensor]:
     """The 2^D voxels around each point, and how much each counts, for `sparse_interpolate`.
 
-        Args:
-            index: Of `sparse_index`, or any function from int32 [M, 1 + D] to rows [M], -1 for none.
-            points: float32 or float64 [Q, D], in voxels.
-            batch: Whole numbers [Q] or [Q, 1], the batch item of each point; None: all 0.
-            align: Where a voxel's value stands: "centre", at i + 1/2 along each axis, or "corner", at
-                i, as torchsparse's devoxelisation has it.
-            renormalise: Let the weights of the voxels that exist add up to 1.
+    Args:
+        index: Of `sparse_index`, or any function from int32 [M, 1 + D] to rows [M], -1 for none.
+        points: float32 or float64 [Q, D], in voxels.
+        batch: Whole numbers [Q] or [Q, 1], the batch item of each point; None: all 0.
+        align: Where a voxel's value stands: "centre", at i + 1/2 along each axis, or "corner", at
+            i, as torchsparse's devoxelisation has it.
+        renormalise: Let the weights of the voxels that exist add up to 1.
 
-        Returns:
-            Rows int32 [Q, 2^D], -1 for voxels that do not exist, and their weights [Q, 2^D], zero
-            there;
-    the last axis runs fastest. Weights are differentiable in points. Points that are not
-            finite have no voxels.
+    Returns:
+        Rows int32 [Q, 2^D], -1 for voxels that do not exist, and their weights [Q, 2^D], zero
+        there; the last axis runs fastest. Weights are differentiable in points. Points that are not
+        finite have no voxels.
 
-        Raises:
-            TypeError: The dtype of points or batch is another.
-            ValueError: A shape, a device or align is another.
+    Raises:
+        TypeError: The dtype of points or batch is another.
+        ValueError: A shape, a device or align is another.
 
-        Source: Liu et al., "Point-Voxel CNN for efficient 3D deep learning" (2019), section 3.2.
+    Source: Liu et al., "Point-Voxel CNN for efficient 3D deep learning" (2019), section 3.2.
 
-        Example:
-            >>> rows, weights = sparse_trilinear(lambda c: c[:, 1], torch.tensor([[0.75]]))
-            >>> rows.tolist(), weights.tolist()
-            ([[0, 1]], [[0.75, 0.25]])
+    Example:
+        >>> rows, weights = sparse_trilinear(lambda c: c[:, 1], torch.tensor([[0.75]]))
+        >>> rows.tolist(), weights.tolist()
+        ([[0, 1]], [[0.75, 0.25]])
     """
     name = "sparse_trilinear"
     items = _checked_points(name, points, batch, align)

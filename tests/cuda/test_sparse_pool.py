@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ import sparse_pool_reference as reference
 import torch
 from fieldline.cuda import library
 from fieldline.cuda.sparse import map_ops, pool_ops, segment_ops, trilinear_ops
+from fieldline.cuda.sparse.kernel_map import KernelMap
 from op_harness import HAS_CUDA, Case, Error, Inputs, assert_near, parametrize, running_on, seeded
 from torch import Tensor
 
@@ -62,25 +62,15 @@ def pool_input(
     }
 
 
-class Map(SimpleNamespace):
-    """As much of a KernelMap as pooling reads."""
-
-    @staticmethod
-    def of(table: Tensor, n_in: int) -> Map:
-        def moved(*tensors: Tensor) -> tuple[Tensor, ...]:
-            return tuple(t.to(table.device) for t in tensors)
-
-        host = table.cpu()
-        made = Map(n_in=n_in, n_out=table.shape[1], device=table.device, table=table)
-        made.pairs = moved(*reference.pairs_of(host))
-        inverse = reference.invert(host, n_in)
-        (reverse_table,) = moved(inverse)
-        made.reverse = Map(table=reverse_table, pairs=moved(*reference.pairs_of(inverse)))
-        return made
+def map_of(table: Tensor, n_in: int) -> KernelMap:
+    """A map with its reverse, made on the CPU."""
+    kernel_map = KernelMap.from_table(table, n_in)
+    kernel_map._reverse = KernelMap.from_table(reference.invert(table, n_in), table.shape[1])
+    return kernel_map
 
 
-def pool(features: Tensor, table: Tensor, mode: str) -> Tensor:
-    return pool_ops.sparse_pool(features, Map.of(table, len(features)), mode)  # pyright: ignore
+def pool(features: Tensor, kernel_map: KernelMap, mode: Any) -> Tensor:
+    return pool_ops.sparse_pool(features, kernel_map.to(features.device), mode)
 
 
 def pool_by_forms(
@@ -366,7 +356,7 @@ def test_pool_over_a_kernel_map(backend: str, mode: Any) -> None:
     expected = reference.pool(**inputs)
     with running_on(backend) as device:
         features = inputs["features"].clone().to(device).requires_grad_()
-        out = pool(features, inputs["table"].to(device), mode)
+        out = pool(features, map_of(inputs["table"], len(features)), mode)
         (gradient,) = torch.autograd.grad(out.sum(), features)
     assert_near("pooled", out.detach().cpu(), expected, 1e-12)
     leaf = inputs["features"].clone().requires_grad_()
@@ -377,11 +367,13 @@ def test_pool_over_a_kernel_map(backend: str, mode: Any) -> None:
 
 def test_reverse_map_is_made_for_gradients_alone() -> None:
     inputs = pool_input(seeded("lazy"), "sum")
-    kernel_map = Map.of(inputs["table"], len(inputs["features"]))
-    del kernel_map.reverse
-    assert pool_ops.sparse_pool(inputs["features"], kernel_map, "sum").shape == (130, 8)
+    kernel_map = KernelMap.from_table(inputs["table"], len(inputs["features"]))
+    leaf = inputs["features"].clone().requires_grad_()
     with torch.no_grad():
-        pool_ops.sparse_pool(inputs["features"].requires_grad_(), kernel_map, "sum")
+        pool_ops.sparse_pool(leaf, kernel_map, "sum")
+    assert kernel_map._reverse is None
+    pool_ops.sparse_pool(leaf, kernel_map, "sum")
+    assert kernel_map._reverse is not None
 
 
 @pytest.mark.parametrize(
@@ -399,7 +391,7 @@ def test_pool_says_what_is_wrong(
 ) -> None:
     table = torch.tensor([[0, 2]], dtype=torch.int32)
     with pytest.raises(exception, match=match):
-        pool_ops.sparse_pool(features, Map.of(table, 3), mode)
+        pool_ops.sparse_pool(features, KernelMap.from_table(table, 3), mode)
 
 
 @pytest.mark.parametrize(
@@ -460,9 +452,9 @@ def test_nan_wins(backend: str, mode: Any, n: int) -> None:
 def test_pool_nan_wins(backend: str) -> None:
     features = torch.tensor([[1.0, torch.nan, -torch.inf], [torch.nan, 2.0, -torch.inf]])
     with running_on(backend) as device:
-        table = torch.tensor([[0], [1]], dtype=torch.int32, device=device)
+        table = torch.tensor([[0], [1]], dtype=torch.int32)
         leaf = features.to(device).requires_grad_()
-        out = pool(leaf, table, "max")
+        out = pool(leaf, map_of(table, 2), "max")
         (gradient,) = torch.autograd.grad(out, leaf, torch.ones_like(out))
     assert out.isnan().tolist() == [[True, True, False]] and out[0, 2] == -torch.inf
     assert gradient.tolist() == [[0, 1, 1], [1, 0, 0]]
@@ -637,7 +629,7 @@ def test_pool_of_many_rows(mode: Any) -> None:
     table, n_out = many_pairs(seeded("pool"), n, taps)
     features = torch.randn(n, 4, generator=seeded("features"))
     leaf = features.clone().requires_grad_()
-    out = pool(leaf, table, mode)
+    out = pool(leaf, KernelMap.from_table(table, n), mode)
     out.sum().backward()
     padded = torch.cat([features.double(), features.new_zeros(1, 4).double()])
     active = (table >= 0)[:, :, None]
