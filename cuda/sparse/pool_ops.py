@@ -8,7 +8,7 @@ same in every run. float16 and bfloat16 are added up in float32.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,9 +65,7 @@ def _forms(kernel_map: KernelMap, features: Tensor) -> PoolMap:
     return PoolMap(*kernel_map.operands("table" if on_gpu else "pairs")[:4])
 
 
-def sparse_pool(
-    features: Tensor, kernel_map: KernelMap, mode: Literal["max", "sum", "mean"] = "max"
-) -> Tensor:
+def sparse_pool(features: Tensor, kernel_map: KernelMap, mode: str = "max") -> Tensor:
     """Pools features over a kernel map: what is not active takes no part.
 
     Args:

@@ -8,7 +8,7 @@ order. float16 and bfloat16 are added up in float32.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ def sparse_segment_reduce(
     features: Tensor,
     segments: Tensor | Segments,
     n_segments: int | None = None,
-    mode: Literal["sum", "mean", "max", "min", "first"] = "sum",
+    mode: str = "sum",
 ) -> Tensor:
     """Reduces the rows of each segment to one.
 

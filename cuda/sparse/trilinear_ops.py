@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def sparse_trilinear(
     points: Tensor,
     batch: Tensor | None = None,
     *,
-    align: Literal["centre", "corner"] = "centre",
+    align: str = "centre",
     renormalise: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The 2^D voxels around each point, and how much each counts, for `sparse_interpolate`.

@@ -540,7 +540,7 @@ def test_trilinear_looks_coordinates_up(ndim: int) -> None:
         (points, batch, "corner"),
         (points + 0.5, batch[:, None], "centre"),
     ):
-        rows, weights = pool_ops.sparse_trilinear(index, place, column, align=align)  # pyright: ignore
+        rows, weights = pool_ops.sparse_trilinear(index, place, column, align=align)
         assert torch.equal(rows, expected[0])
         assert_near("weights", weights, expected[1], 1e-12)
 
