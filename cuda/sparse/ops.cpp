@@ -17,6 +17,12 @@ FL_LIBRARY_FRAGMENT(m) {
 }
 
 // Convolution on a GPU: the order that implicit GEMM takes rows in.
+FL_LIBRARY_FRAGMENT(m) {
+  m.def(
+      "sparse_conv_plan(Tensor table, int splits, int tile_rows) -> (Tensor order, "
+      "Tensor tile_masks, Tensor permuted_table)");
+}
+
 // Pooling, segments and interpolation.
 FL_LIBRARY_FRAGMENT(m) {
   m.def(
