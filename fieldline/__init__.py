@@ -22,7 +22,10 @@ from .errors import FileFormatError
 if TYPE_CHECKING:
     from . import compat, cuda, datasets, engine, representations, tracers
     from .cuda import cuda_include_dir
+    from .engine import sparse
     from .engine.dense_init import DenseInitReport, PlaneSweep, dense_init
+    from .engine.sparse import nn
+    from .engine.sparse.tensor import SparseTensor
     from .engine.training import (
         FitConfig,
         FitFinished,
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
 
 # Where each name lives. A name that is its own module stands for that module, as do those of
 # _MODULES.
-_MODULES = ("vdb",)
+_MODULES = ("nn", "sparse", "vdb")
 _HOME = {
     "Camera": "representations.cameras",
     "CameraPath": "representations.camera_path",
@@ -63,6 +66,7 @@ _HOME = {
     "PointCloud": "representations.points",
     "RayRender": "tracers.ray_rendering",
     "RenderOutput": "tracers.splatting",
+    "SparseTensor": "engine.sparse.tensor",
     "VDBEstimator": "tracers.vdb_estimator",
     "VDBFile": "representations.files",
     "VDBGrid": "representations.vdb",
@@ -83,7 +87,9 @@ _HOME = {
     "cuda": "cuda",
     "datasets": "datasets",
     "engine": "engine",
+    "nn": "engine.sparse.nn",
     "representations": "representations",
+    "sparse": "engine.sparse",
     "tracers": "tracers",
     "vdb": "tracers.vdb",
 }
@@ -103,6 +109,7 @@ __all__ = [
     "PointCloud",
     "RayRender",
     "RenderOutput",
+    "SparseTensor",
     "VDBEstimator",
     "VDBFile",
     "VDBGrid",
@@ -118,12 +125,14 @@ __all__ = [
     "fit",
     "fit_events",
     "load",
+    "nn",
     "rasterization",
     "read_vdb",
     "render",
     "render_rays",
     "representations",
     "save",
+    "sparse",
     "tracers",
     "vdb",
     "write_vdb",

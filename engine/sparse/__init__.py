@@ -1,2 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sparse convolution: networks on the cells that exist."""
+"""Sparse convolution: tensors, layers and what prepares them, ``fieldline.sparse``.
+
+`SparseTensor` is a set of coordinates with feature rows; the layers are in ``fieldline.nn``.
+"""
+
+from .collate import collate
+from .combine import cat, intersection, union
+from .convert import convert_state_dict
+from .quantize import Quantized, hash, hash_query, quantize
+from .tensor import SparseTensor, Voxelized
+
+__all__ = [
+    "Quantized",
+    "SparseTensor",
+    "Voxelized",
+    "cat",
+    "collate",
+    "convert_state_dict",
+    "hash",
+    "hash_query",
+    "intersection",
+    "quantize",
+    "union",
+]

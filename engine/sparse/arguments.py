@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of arguments that several functions share; their errors name function and argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Ints = int | Sequence[int]
+MOST_DIMENSIONS = 4
+REDUCTIONS = ("first", "mean", "sum", "max", "min")
+
+
+def ints(
+    name: str, argument: str, value: Ints, ndim: int, least: int | None = 1
+) -> tuple[int, ...]:
+    """One whole number per axis.
+
+    Args:
+        name: Of the function that was called.
+        argument: The argument's name.
+        value: A number for all axes, or one for each.
+        ndim: Axes.
+        least: The smallest that is accepted; None: any.
+
+    Returns:
+        ``ndim`` numbers.
+
+    Raises:
+        TypeError: It is not made of whole numbers.
+        ValueError: There are more or fewer than ``ndim``, or one is too small.
+
+    Example:
+        >>> ints("f", "stride", 2, 3), ints("f", "stride", [1, 2], 2)
+        ((2, 2, 2), (1, 2))
+    """
+    values = (value,) * ndim if isinstance(value, int) else tuple(value)
+    if any(isinstance(v, bool) or not hasattr(v, "__index__") for v in values):
+        raise TypeError(f"{name}: {argument}: expected whole numbers, got {value!r}")
+    if len(values) != ndim:
+        raise ValueError(
+            f"{name}: {argument}: expected {ndim} numbers, got {len(values)}: {value!r}"
+        )
+    values = tuple(int(v) for v in values)
+    if least is not None and any(v < least for v in values):
+        raise ValueError(f"{name}: {argument}: expected at least {least}, got {value!r}")
+    return values
+
+
+def check_coordinates(name: str, argument: str, coords: Tensor, ndim: int | None = None) -> None:
+    """Raises unless these are int32 coordinates [N, 1 + D], batch first.
+
+    Args:
+        name: Of the function that was called.
+        argument: The argument's name.
+        coords: Any object.
+        ndim: D; None: 1 to 4.
+
+    Raises:
+        TypeError: It is no tensor, or not of int32.
+        ValueError: Its shape is another.
+
+    Example:
+        >>> check_coordinates("f", "coords", torch.zeros(5, 4))
+        Traceback (most recent call last):
+        TypeError: f: coords: expected int32, got float32
+    """
+    if not isinstance(coords, Tensor):
+        raise TypeError(f"{name}: {argument}: expected a tensor, got {type(coords).__name__}")
+    if coords.dtype != torch.int32:
+        got = str(coords.dtype).removeprefix("torch.")
+        raise TypeError(f"{name}: {argument}: expected int32, got {got}")
+    columns = f"1 + {ndim}" if ndim is not None else "1 + D"
+    right = coords.dim() == 2 and (
+        coords.shape[1] == 1 + ndim
+        if ndim is not None
+        else 2 <= coords.shape[1] <= 1 + MOST_DIMENSIONS
+    )
+    if not right:
+        raise ValueError(
+            f"{name}: {argument}: expected shape [N, {columns}] (batch first, D = 1 to 4), "
+            f"got {list(coords.shape)}"
+        )
+
+
+def check_rows(name: str, argument: str, tensor: Tensor, rows: int, device: torch.device) -> None:
+    """Raises unless this is a tensor [rows, C] on the device.
+
+    Args:
+        name: Of the function that was called.
+        argument: The argument's name.
+        tensor: Any object.
+        rows: Expected rows.
+        device: Expected device.
+
+    Raises:
+        TypeError: It is no tensor.
+        ValueError: Its shape or device is another.
+
+    Example:
+        >>> check_rows("f", "feats", torch.zeros(4, 2), 5, torch.device("cpu"))
+        Traceback (most recent call last):
+        ValueError: f: feats: expected shape [5, C], a row for each coordinate, got [4, 2]
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: {argument}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dim() != 2 or tensor.shape[0] != rows:
+        raise ValueError(
+            f"{name}: {argument}: expected shape [{rows}, C], a row for each coordinate, "
+            f"got {list(tensor.shape)}"
+        )
+    if tensor.device != device:
+        raise ValueError(f"{name}: {argument}: expected device {device}, got {tensor.device}")
+
+
+def one_of(name: str, argument: str, value: str, allowed: Sequence[str]) -> str:
+    """The value, if it is an allowed one.
+
+    Args:
+        name: Of the function that was called.
+        argument: The argument's name.
+        value: What came.
+        allowed: What may come.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: It is none of them.
+
+    Example:
+        >>> one_of("f", "reduce", "sum", ("sum", "mean"))
+        'sum'
+    """
+    if value not in allowed:
+        raise ValueError(f"{name}: {argument}: expected one of {tuple(allowed)}, got {value!r}")
+    return value

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples of a data set to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .cache import MapCache
+from .coordinates import Level
+from .tensor import SparseTensor
+
+
+def collate(samples: Sequence[Any]) -> Any:
+    """Makes a batch of samples, for ``torch.utils.data.DataLoader(collate_fn=...)``.
+
+    Args:
+        samples: Sparse tensors, which become one; or dictionaries, tuples or lists of them and of
+            whatever ``torch.utils.data.default_collate`` takes, nested in any way.
+
+    Returns:
+        The batch. Items of a sample's tensor keep their order: sample i follows all items of
+        sample i - 1.
+
+    Raises:
+        ValueError: There are no samples, or tensors do not fit together.
+
+    Example:
+        >>> x = SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.ones(1, 2))
+        >>> collate([{"scan": x, "id": 7}, {"scan": x, "id": 8}])["scan"].coords.tolist()
+        [[0, 0, 0], [1, 0, 0]]
+    """
+    if not samples:
+        raise ValueError("collate: samples: expected at least one, got none")
+    first = samples[0]
+    if isinstance(first, SparseTensor):
+        return _batch(samples)
+    if isinstance(first, Mapping):
+        return {key: collate([sample[key] for sample in samples]) for key in first}
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(collate(column) for column in zip(*samples)))
+    if isinstance(first, tuple | list):
+        return [collate(column) for column in zip(*samples)]
+    return torch.utils.data.default_collate(list(samples))
+
+
+def _batch(tensors: Sequence[SparseTensor]) -> SparseTensor:
+    first = tensors[0]
+    for number, other in enumerate(tensors):
+        other.level.check_unchanged()
+        for what in ("ndim", "stride", "spatial_range", "channels", "dtype", "device"):
+            expected, got = getattr(first, what), getattr(other, what)
+            if expected != got:
+                raise ValueError(
+                    f"collate: samples: expected {what} {expected} as in the first, got {got} in "
+                    f"sample {number}"
+                )
+    coords, items = [], 0
+    for x in tensors:
+        # A tensor without rows is an empty item all the same.
+        coords.append(x.coords + x.coords.new_tensor([items] + [0] * x.ndim))
+        items += max(x.batch_size, 1)
+    level = Level(torch.cat(coords), first.stride, first.spatial_range, items)
+    return SparseTensor.on(torch.cat([x.feats for x in tensors]), level, MapCache(level))

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The activations of ``torch.nn``, and what else works row by row, on sparse tensors.
+
+Each class takes the arguments of the one it is named after.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..tensor import SparseTensor
+
+_WRAPPED = (
+    *("CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh"),
+    *("Identity", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish", "PReLU", "ReLU", "ReLU6"),
+    *("RReLU", "SELU", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink"),
+    *("Softsign", "Tanh", "Tanhshrink", "Threshold"),
+    *("AlphaDropout", "Dropout", "Linear"),
+)
+
+
+def _wrapped(name: str) -> type[nn.Module]:
+    base: Any = getattr(nn, name)
+
+    class Wrapped(base):
+        def forward(self, x: SparseTensor) -> SparseTensor:
+            return SparseTensor.on(base.forward(self, x.feats), x.level, x.maps)
+
+    Wrapped.__name__ = Wrapped.__qualname__ = name
+    Wrapped.__module__ = __name__
+    Wrapped.__doc__ = f"``torch.nn.{name}`` on the features of a sparse tensor."
+    return Wrapped
+
+
+if TYPE_CHECKING:
+    from torch.nn import (  # noqa: F401
+        CELU,
+        ELU,
+        GELU,
+        GLU,
+        SELU,
+        AlphaDropout,
+        Dropout,
+        Hardshrink,
+        Hardsigmoid,
+        Hardswish,
+        Hardtanh,
+        Identity,
+        LeakyReLU,
+        Linear,
+        LogSigmoid,
+        LogSoftmax,
+        Mish,
+        PReLU,
+        ReLU,
+        ReLU6,
+        RReLU,
+        Sigmoid,
+        SiLU,
+        Softmax,
+        Softmin,
+        Softplus,
+        Softshrink,
+        Softsign,
+        Tanh,
+        Tanhshrink,
+        Threshold,
+    )
+else:
+    globals().update({name: _wrapped(name) for name in _WRAPPED})
+
+__all__ = list(_WRAPPED)  # pyright: ignore

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Normalisation of feature rows.
+
+Batch normalisation is over all rows, layer normalisation over the channels of each row; group and
+instance normalisation are over the rows of each batch item, found without a loop over the items.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..functional import group_norm
+from ..tensor import SparseTensor
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Normalises each channel over all rows of the batch.
+
+    Args:
+        num_features: Channels.
+        eps: Added to the variance.
+        momentum: Of the running statistics; None: their plain mean.
+        affine: Whether a weight and a bias follow.
+        track_running_stats: Whether running statistics are kept and used in evaluation.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Example:
+        >>> x = SparseTensor(torch.tensor([[0, 0], [0, 1]], dtype=torch.int32), torch.eye(2))
+        >>> BatchNorm(2)(x).feats.round(decimals=2).tolist()
+        [[1.0, -1.0], [-1.0, 1.0]]
+    """
+
+    def forward(self, x: SparseTensor) -> SparseTensor:  # pyright: ignore
+        """Normalises; a tensor without rows stays as it is."""
+        if x.feats.shape[0] == 0:
+            return x
+        return SparseTensor.on(super().forward(x.feats), x.level, x.maps)
+
+
+class SyncBatchNorm(BatchNorm):
+    """Normalises each channel over all rows of all processes' batches, in training.
+
+    Works over any backend of torch.distributed; a process may have fewer rows than the others, or
+    none. Without a process group it is `BatchNorm`.
+
+    Args:
+        num_features: Channels.
+        eps: Added to the variance.
+        momentum: Of the running statistics; None: their plain mean.
+        affine: Whether a weight and a bias follow.
+        track_running_stats: Whether running statistics are kept and used in evaluation.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Example:
+        >>> x = SparseTensor(torch.tensor([[0, 0], [0, 1]], dtype=torch.int32), torch.eye(2))
+        >>> SyncBatchNorm(2)(x).feats.round(decimals=2).tolist()
+        [[1.0, -1.0], [-1.0, 1.0]]
+    """
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Normalises."""
+        alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1
+        if alone or not (self.training or self.running_mean is None):
+            return super().forward(x)
+        return SparseTensor.on(self._normalised(x.feats), x.level, x.maps)
+
+    def _normalised(self, feats: Tensor) -> Tensor:
+        wide = feats.float() if feats.dtype in (torch.float16, torch.bfloat16) else feats
+        count = wide.new_full((1,), wide.shape[0])
+        total = _SumOverProcesses.apply(torch.cat([wide.sum(0), count]))
+        count = total[-1].detach().clamp(min=1)
+        mean = total[:-1] / count
+        centred = wide - mean
+        variance = _SumOverProcesses.apply((centred * centred).sum(0)) / count
+        self._track(mean.detach(), variance.detach(), count)
+        out = centred * torch.rsqrt(variance + self.eps)
+        if self.affine:
+            out = out * self.weight + self.bias
+        return out.to(feats.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or not self.training:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+
+    @classmethod
+    def convert(cls, module: nn.Module) -> nn.Module:
+        """Replaces each `BatchNorm` of a model, keeping its parameters and statistics.
+
+        Args:
+            module: The model; changed in place.
+
+        Returns:
+            The model.
+
+        Example:
+            >>> type(SyncBatchNorm.convert(BatchNorm(4))).__name__
+            'SyncBatchNorm'
+        """
+        for name, child in module.named_children():
+            setattr(module, name, cls.convert(child))
+        if type(module) is not BatchNorm:
+            return module
+        new = cls.__new__(cls)
+        new.__dict__ = module.__dict__
+        return new
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """A sum over all processes; so is its gradient, for every process uses the result."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # pyright: ignore
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class GroupNorm(nn.GroupNorm):
+    """Normalises each batch item over its rows and the channels of a group.
+
+    Args:
+        num_groups: How many; the channels are a multiple of it.
+        num_channels: Channels.
+        eps: Added to the variance.
+        affine: Whether a weight and a bias follow.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Example:
+        >>> x = SparseTensor(torch.tensor([[0, 0], [0, 1]], dtype=torch.int32), torch.eye(2))
+        >>> GroupNorm(2, 2)(x).feats.round(decimals=2).tolist()
+        [[1.0, -1.0], [-1.0, 1.0]]
+    """
+
+    def forward(self, x: SparseTensor) -> SparseTensor:  # pyright: ignore
+        """Normalises."""
+        _check_channels(self, x, self.num_channels)
+        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class InstanceNorm(GroupNorm):
+    """Normalises each channel of each batch item over its rows.
+
+    Args:
+        num_features: Channels.
+        eps: Added to the variance.
+        affine: Whether a weight and a bias follow.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Example:
+        >>> x = SparseTensor(torch.tensor([[0, 0], [0, 1]], dtype=torch.int32), torch.eye(2))
+        >>> InstanceNorm(2)(x).feats.round(decimals=2).tolist()
+        [[1.0, -1.0], [-1.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        affine: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_features, num_features, eps, affine, device, dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalises each row over its channels.
+
+    Args:
+        num_channels: Channels.
+        eps: Added to the variance.
+        elementwise_affine: Whether a weight and a bias follow.
+        bias: Whether a bias is among them.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    Example:
+        >>> x = SparseTensor(torch.tensor([[0, 0], [0, 1]], dtype=torch.int32), torch.eye(2))
+        >>> LayerNorm(2)(x).feats.detach().round(decimals=2).tolist()
+        [[1.0, -1.0], [-1.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(num_channels, eps, elementwise_affine, bias, device, dtype)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:  # pyright: ignore
+        """Normalises."""
+        return SparseTensor.on(super().forward(x.feats), x.level, x.maps)
+
+
+def _check_channels(module: nn.Module, x: SparseTensor, channels: int) -> None:
+    if x.channels != channels:
+        name = type(module).__name__
+        raise ValueError(f"{name}: x: expected {channels} channels, got {x.channels}")

@@ -1,0 +1,555 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sparse tensor: feature rows on the coordinates of a level, and the cache of its network's maps.
+
+Coordinates are unique, in units of the level's stride, and never change; what changes them makes
+another tensor. Tensors that a network makes of one another share their cache, and those on the same
+coordinates share the level, which is how `+` and `cat` know that rows belong together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...cuda.sparse import map_ops, pool_ops
+from . import interpolate
+from .arguments import REDUCTIONS, Ints, check_coordinates, check_rows, ints, one_of
+from .cache import MapCache
+from .coordinates import Level
+from .quantize import quantize
+
+LARGEST_DENSE = 2**40
+
+
+class Voxelized(NamedTuple):
+    """Points as voxels, and the way back."""
+
+    tensor: SparseTensor
+    inverse: Tensor  # int64 [N], the row of each point
+
+
+# A dataclass only so that torch.nn.parallel finds the features among a module's outputs.
+@dataclass(init=False, eq=False, repr=False)
+class SparseTensor:
+    """Feature rows on integer coordinates, with the cache of the maps of a network.
+
+    Args:
+        coords: int32 [N, 1 + D], batch item first, D = 1 to 4; in units of ``stride``, of any
+            value. They are copied.
+        feats: [N, C], a row for each coordinate.
+        stride: What one step of a coordinate means at the network's input; a number or D.
+        spatial_range: Per axis, coordinates lie in 0 to here, exclusive, and convolutions give what
+            dense ones of that size would; default: unbounded.
+        batch_size: Items of the batch; default: one more than the highest of ``coords``.
+        reduce: What becomes of rows with the same coordinates: "error", or "first", "mean", "sum",
+            "max", "min" of them, where the first one was.
+
+    Raises:
+        TypeError: Coordinates are not int32, or an argument is of another kind.
+        ValueError: Shapes or devices do not fit together, a coordinate is out of range, or two are
+            equal.
+
+    Example:
+        >>> coords = torch.tensor([[0, 0, 0, 0], [0, -3, 5, 9]], dtype=torch.int32)
+        >>> SparseTensor(coords, torch.ones(2, 16))
+        SparseTensor(2 rows, 16 channels, float32, cpu, 3D, stride (1, 1, 1), batch_size 1)
+    """
+
+    feats: Tensor
+    level: Level
+    maps: MapCache
+
+    def __init__(
+        self,
+        coords: Tensor,
+        feats: Tensor,
+        stride: Ints = 1,
+        spatial_range: Ints | None = None,
+        batch_size: int | None = None,
+        reduce: str = "error",
+    ) -> None:
+        name = "SparseTensor"
+        check_coordinates(name, "coords", coords)
+        check_rows(name, "feats", feats, coords.shape[0], coords.device)
+        one_of(name, "reduce", reduce, ("error", *REDUCTIONS))
+        ndim = coords.shape[1] - 1
+        stride = ints(name, "stride", stride, ndim)
+        if spatial_range is not None:
+            spatial_range = ints(name, "spatial_range", spatial_range, ndim, 0)
+        batch_size = _checked_batch_size(coords, spatial_range, batch_size)
+        # A copy: whoever handed the coordinates in may go on writing to them.
+        coords = coords.detach().clone(memory_format=torch.contiguous_format)
+        level = Level(coords, stride, spatial_range, batch_size)
+        rows = map_ops.sparse_lookup(level.index, coords)
+        if not torch.equal(rows.long(), torch.arange(len(level), device=coords.device)):
+            if reduce == "error":
+                raise ValueError(_duplicate(coords, rows))
+            coords, feats = _merged(coords, feats, reduce)
+            level = Level(coords, stride, spatial_range, batch_size)
+        self.feats, self.level, self.maps = feats, level, MapCache(level)
+
+    @staticmethod
+    def on(feats: Tensor, level: Level, maps: MapCache) -> SparseTensor:
+        """Features on a level that exists, unchecked.
+
+        Args:
+            feats: [N, C].
+            level: One of the cache's.
+            maps: The cache.
+
+        Returns:
+            The tensor.
+
+        Example:
+            >>> x = SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.ones(1, 2))
+            >>> SparseTensor.on(x.feats * 2, x.level, x.maps).feats
+            tensor([[2., 2.]])
+        """
+        tensor = object.__new__(SparseTensor)
+        tensor.feats, tensor.level, tensor.maps = feats, level, maps
+        return tensor
+
+    def replace(self, feats: Tensor) -> SparseTensor:
+        """Other features on the same coordinates.
+
+        Args:
+            feats: [N, C].
+
+        Returns:
+            The tensor; it shares coordinates and cache with this one.
+
+        Raises:
+            ValueError: There are more or fewer rows.
+
+        Example:
+            >>> x = SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.ones(1, 2))
+            >>> x.replace(torch.zeros(1, 5)).channels
+            5
+        """
+        if feats.dim() != 2 or feats.shape[0] != self.feats.shape[0]:
+            check_rows("SparseTensor.replace", "feats", feats, len(self), self.device)
+        return SparseTensor.on(feats, self.level, self.maps)
+
+    # -- what it is --------------------------------------------------------------------------------
+
+    @property
+    def coords(self) -> Tensor:
+        """int32 [N, 1 + D]; not to be written to."""
+        return self.level.tensor
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Per axis, what one step of a coordinate means at the network's input."""
+        return self.level.stride
+
+    @property
+    def spatial_range(self) -> tuple[int, ...] | None:
+        """Per axis, coordinates lie in 0 to here, exclusive; None: unbounded."""
+        return self.level.spatial_range
+
+    @property
+    def batch_size(self) -> int:
+        """Items of the batch, empty ones included."""
+        return self.level.batch_size
+
+    @property
+    def ndim(self) -> int:
+        """Spatial dimensions, D."""
+        return self.level.ndim
+
+    @property
+    def channels(self) -> int:
+        """Columns of the features."""
+        return self.feats.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.feats.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the features."""
+        return self.feats.dtype
+
+    def __len__(self) -> int:
+        return self.feats.shape[0]
+
+    def __repr__(self) -> str:
+        kind = str(self.dtype).removeprefix("torch.")
+        bounds = "" if self.spatial_range is None else f", spatial_range {self.spatial_range}"
+        gradient = ", requires_grad" if self.feats.requires_grad else ""
+        return (
+            f"SparseTensor({len(self)} rows, {self.channels} channels, {kind}, {self.device}, "
+            f"{self.ndim}D, stride {self.stride}{bounds}, batch_size {self.batch_size}{gradient})"
+        )
+
+    # -- where and of what type --------------------------------------------------------------------
+
+    def to(self, *args: Any, **kwargs: Any) -> SparseTensor:
+        """The tensor on another device or of another type, as ``torch.Tensor.to``.
+
+        Maps stay behind when the device changes: move a tensor before a network, not within one.
+
+        Args:
+            *args: A device, a dtype, or another tensor.
+            **kwargs: As of ``torch.Tensor.to``.
+
+        Returns:
+            The tensor.
+
+        Example:
+            >>> x = SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.ones(1, 2))
+            >>> x.to(torch.float64).dtype
+            torch.float64
+        """
+        args = tuple(a.feats if isinstance(a, SparseTensor) else a for a in args)
+        feats = self.feats.to(*args, **kwargs)
+        if feats.device == self.device:
+            return SparseTensor.on(feats, self.level, self.maps)
+        self.level.check_unchanged()
+        coords = self.coords.to(feats.device, non_blocking=kwargs.get("non_blocking", False))
+        level = Level(coords, self.stride, self.spatial_range, self.batch_size)
+        return SparseTensor.on(feats, level, MapCache(level))
+
+    def cpu(self) -> SparseTensor:
+        """The tensor in the CPU's memory."""
+        return self.to("cpu")
+
+    def cuda(self, device: int | str | torch.device | None = None) -> SparseTensor:
+        """The tensor on a GPU; the current one by default."""
+        return self.to(
+            torch.device("cuda", device) if isinstance(device, int) else device or "cuda"
+        )
+
+    def half(self) -> SparseTensor:
+        """The tensor with features in float16."""
+        return self.to(torch.float16)
+
+    def float(self) -> SparseTensor:
+        """The tensor with features in float32."""
+        return self.to(torch.float32)
+
+    def detach(self) -> SparseTensor:
+        """The tensor without its features' history."""
+        return self.replace(self.feats.detach())
+
+    # -- arithmetic on the same coordinates --------------------------------------------------------
+
+    def _operand(self, name: str, other: SparseTensor | Tensor | complex) -> Any:
+        if not isinstance(other, SparseTensor):
+            return other
+        if not self.level.same_as(other.level):
+            raise ValueError(
+                f"SparseTensor.{name}: other: expected the coordinates of this tensor "
+                f"({len(self)} rows, stride {self.stride}), got others ({len(other)} rows, stride "
+                f"{other.stride}); fieldline.sparse.union and intersection take different ones"
+            )
+        return other.feats
+
+    def __add__(self, other: SparseTensor | Tensor | complex) -> SparseTensor:
+        return self.replace(self.feats + self._operand("__add__", other))
+
+    def __sub__(self, other: SparseTensor | Tensor | complex) -> SparseTensor:
+        return self.replace(self.feats - self._operand("__sub__", other))
+
+    def __mul__(self, other: SparseTensor | Tensor | complex) -> SparseTensor:
+        return self.replace(self.feats * self._operand("__mul__", other))
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    # -- fewer rows --------------------------------------------------------------------------------
+
+    def prune(self, mask: Tensor) -> SparseTensor:
+        """Keeps some rows.
+
+        Args:
+            mask: bool [N], true for those that stay.
+
+        Returns:
+            Their tensor, with a cache of its own; rows keep their order.
+
+        Raises:
+            TypeError: The mask is not of bool.
+            ValueError: Its length is another.
+
+        Example:
+            >>> coords = torch.tensor([[0, 1], [0, 2], [0, 3]], dtype=torch.int32)
+            >>> x = SparseTensor(coords, torch.tensor([[0.5], [-1.0], [2.0]]))
+            >>> x.prune(x.feats[:, 0] > 0).coords.tolist()
+            [[0, 1], [0, 3]]
+        """
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            kind = getattr(mask, "dtype", type(mask).__name__)
+            raise TypeError(f"SparseTensor.prune: mask: expected bool, got {kind}")
+        if mask.shape != (len(self),) or mask.device != self.device:
+            raise ValueError(
+                f"SparseTensor.prune: mask: expected shape [{len(self)}] on {self.device}, "
+                f"got {list(mask.shape)} on {mask.device}"
+            )
+        self.level.check_unchanged()
+        rows = mask.nonzero()[:, 0]
+        coords = self.coords.index_select(0, rows)
+        level = Level(coords, self.stride, self.spatial_range, self.batch_size)
+        return SparseTensor.on(self.feats.index_select(0, rows), level, MapCache(level))
+
+    def crop(self, low: Ints | None = None, high: Ints | None = None) -> SparseTensor:
+        """Keeps the rows in a box; their coordinates stay what they are.
+
+        Args:
+            low: Lowest coordinate, a number or D; default: unbounded.
+            high: One above the highest; default: unbounded.
+
+        Returns:
+            Their tensor, with a cache of its own.
+
+        Example:
+            >>> coords = torch.tensor([[0, 1], [0, 2], [0, 3]], dtype=torch.int32)
+            >>> SparseTensor(coords, torch.ones(3, 1)).crop(2, 3).coords.tolist()
+            [[0, 2]]
+        """
+        position = self.coords[:, 1:].long()
+        mask = torch.ones(len(self), dtype=torch.bool, device=self.device)
+        if low is not None:
+            limit = ints("SparseTensor.crop", "low", low, self.ndim, None)
+            mask &= (position >= position.new_tensor(limit)).all(1)
+        if high is not None:
+            limit = ints("SparseTensor.crop", "high", high, self.ndim, None)
+            mask &= (position < position.new_tensor(limit)).all(1)
+        return self.prune(mask)
+
+    # -- dense tensors -----------------------------------------------------------------------------
+
+    def dense(self, low: Ints | None = None, high: Ints | None = None) -> Tensor:
+        """The tensor with zeros where it has no rows.
+
+        Args:
+            low: Lowest coordinate of the box, a number or D; default: 0 if the tensor has a spatial
+                range, else the lowest it has.
+            high: One above the highest; default: the spatial range, or one above the highest.
+
+        Returns:
+            [batch_size, C, *sizes of the box]; rows outside the box are left out.
+
+        Raises:
+            ValueError: The box is too large for any memory.
+
+        Example:
+            >>> coords = torch.tensor([[0, 1], [0, 3]], dtype=torch.int32)
+            >>> SparseTensor(coords, torch.ones(2, 1), spatial_range=5).dense()
+            tensor([[[0., 1., 0., 1., 0.]]])
+        """
+        self.level.check_unchanged()
+        corner, sizes = self._box(low, high)
+        volume = math.prod(sizes)
+        if self.batch_size * self.channels * volume > LARGEST_DENSE:
+            raise ValueError(
+                f"SparseTensor.dense: expected a box of at most 2^40 entries, got {sizes} of "
+                f"{self.batch_size} items and {self.channels} channels; crop first"
+            )
+        position = self.coords[:, 1:].long() - self.coords.new_tensor(corner, dtype=torch.int64)
+        inside = ((position >= 0) & (position < position.new_tensor(sizes))).all(1)
+        place = self.level.items
+        for axis, size in enumerate(sizes):
+            place = place * size + position[:, axis]
+        rows = inside.nonzero()[:, 0]
+        flat = self.feats.new_zeros(self.batch_size * volume, self.channels)
+        flat = flat.index_copy(0, place.index_select(0, rows), self.feats.index_select(0, rows))
+        return flat.view(self.batch_size, *sizes, self.channels).movedim(-1, 1)
+
+    def _box(self, low: Ints | None, high: Ints | None) -> tuple[tuple[int, ...], list[int]]:
+        name, bounds = "SparseTensor.dense", self.spatial_range
+        if low is not None:
+            corner = ints(name, "low", low, self.ndim, None)
+        else:
+            corner = (0,) * self.ndim if bounds is not None else self.level.bounds[0]
+        if high is not None:
+            end = ints(name, "high", high, self.ndim, None)
+        elif bounds is not None:
+            end = bounds
+        else:
+            end = tuple(v + 1 for v in self.level.bounds[1]) if len(self) else corner
+        return corner, [max(b - a, 0) for a, b in zip(corner, end)]
+
+    @staticmethod
+    def from_dense(dense: Tensor, mask: Tensor | None = None, stride: Ints = 1) -> SparseTensor:
+        """The rows of a dense tensor that are not zero.
+
+        Args:
+            dense: [batch_size, C, *spatial sizes], 1 to 4 of them.
+            mask: bool [batch_size, *spatial sizes], which positions become rows; default: those
+                with a channel that is not zero.
+            stride: What one step of a coordinate means at the network's input.
+
+        Returns:
+            The tensor, its rows sorted, its spatial range that of the dense one.
+
+        Raises:
+            ValueError: Shapes do not fit together.
+
+        Example:
+            >>> SparseTensor.from_dense(torch.eye(3)[None, None]).coords.tolist()
+            [[0, 0, 0], [0, 1, 1], [0, 2, 2]]
+        """
+        name = "SparseTensor.from_dense"
+        if not 3 <= dense.dim() <= 6:
+            raise ValueError(
+                f"{name}: dense: expected shape [batch_size, C, *sizes] with 1 to 4 sizes, "
+                f"got {list(dense.shape)}"
+            )
+        batch_size, channels, *sizes = dense.shape
+        if mask is None:
+            mask = (dense != 0).any(1)
+        if mask.shape != (batch_size, *sizes):
+            expected = [batch_size, *sizes]
+            raise ValueError(f"{name}: mask: expected shape {expected}, got {list(mask.shape)}")
+        coords = mask.nonzero().int()
+        rows = mask.reshape(-1).nonzero()[:, 0]
+        feats = dense.movedim(1, -1).reshape(-1, channels).index_select(0, rows)
+        level = Level(coords, ints(name, "stride", stride, len(sizes)), tuple(sizes), batch_size)
+        return SparseTensor.on(feats, level, MapCache(level))
+
+    # -- points ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def from_points(
+        points: Tensor,
+        feats: Tensor,
+        voxel_size: float | tuple[float, ...] | Tensor,
+        batch: Tensor | None = None,
+        reduction: str = "mean",
+        spatial_range: Ints | None = None,
+        batch_size: int | None = None,
+    ) -> Voxelized:
+        """Voxels of points, with the features of those that share one reduced.
+
+        Args:
+            points: [N, D], D = 1 to 4, in units of length. Voxel i covers voxel_size * [i, i + 1).
+            feats: [N, C].
+            voxel_size: A number, or one per axis.
+            batch: [N] whole numbers, the batch item of each point; default: all 0.
+            reduction: "mean", "sum", "max", "min" or "first".
+            spatial_range: As of `SparseTensor`.
+            batch_size: As of `SparseTensor`.
+
+        Returns:
+            (tensor, inverse): the tensor, its rows sorted, and the row of each point, int64 [N].
+
+        Raises:
+            ValueError: Shapes do not fit together, or a point is not finite or further away than
+                int32 reaches.
+
+        Example:
+            >>> points = torch.tensor([[0.1, 0.1], [0.4, 0.2], [0.9, -0.1]])
+            >>> x, inverse = SparseTensor.from_points(points, torch.eye(3), 0.5)
+            >>> x.coords.tolist(), inverse.tolist()
+            ([[0, 0, 0], [0, 1, -1]], [0, 0, 1])
+        """
+        name = "SparseTensor.from_points"
+        one_of(name, "reduction", reduction, REDUCTIONS)
+        check_rows(name, "feats", feats, points.shape[0], points.device)
+        voxels = quantize(points, voxel_size, batch, name=name)
+        ndim = voxels.coords.shape[1] - 1
+        if spatial_range is not None:
+            spatial_range = ints(name, "spatial_range", spatial_range, ndim, 0)
+        batch_size = _checked_batch_size(voxels.coords, spatial_range, batch_size, name)
+        rows = pool_ops.sparse_segment_reduce(
+            feats, voxels.inverse, voxels.coords.shape[0], reduction
+        )
+        level = Level(voxels.coords, (1,) * ndim, spatial_range, batch_size)
+        return Voxelized(SparseTensor.on(rows, level, MapCache(level)), voxels.inverse)
+
+    def devoxelize(
+        self,
+        points: Tensor | None = None,
+        voxel_size: float | tuple[float, ...] | Tensor = 1.0,
+        batch: Tensor | None = None,
+        *,
+        inverse: Tensor | None = None,
+        mode: str = "nearest",
+    ) -> Tensor:
+        """The features at points.
+
+        Args:
+            points: [N, D], in units of length.
+            voxel_size: Of the network's input, a number or one per axis, as of `from_points`; a
+                voxel of this level is ``stride`` times as large.
+            batch: [N] whole numbers, the batch item of each point; default: all 0.
+            inverse: int64 [N], the row of each point, from `from_points`, in place of points.
+            mode: "nearest": those of the voxel that a point is in, zero where there is none.
+                "trilinear": between the centres of the 2^D voxels around the point, those that
+                exist weighing 1 together.
+
+        Returns:
+            [N, C], differentiable in the features.
+
+        Raises:
+            ValueError: Both or neither of points and inverse are given, or shapes do not fit.
+
+        Example:
+            >>> coords = torch.tensor([[0, 0], [0, 1]], dtype=torch.int32)
+            >>> x = SparseTensor(coords, torch.tensor([[0.0], [10.0]]))
+            >>> x.devoxelize(torch.tensor([[1.0], [1.25]]), mode="trilinear").tolist()
+            [[5.0], [7.5]]
+        """
+        name = "SparseTensor.devoxelize"
+        one_of(name, "mode", mode, ("nearest", "trilinear"))
+        if (points is None) == (inverse is None):
+            raise ValueError(f"{name}: expected either points or inverse")
+        if inverse is not None:
+            return interpolate.at_rows(self.feats, inverse)
+        assert points is not None
+        return interpolate.at_points(self.feats, self.level, points, voxel_size, batch, mode)
+
+
+def _checked_batch_size(
+    coords: Tensor,
+    spatial_range: tuple[int, ...] | None,
+    batch_size: int | None,
+    name: str = "SparseTensor",
+) -> int:
+    """The batch size, after a check that all coordinates are in range: one wait for the device."""
+    low, high = map_ops.sparse_bounds(coords)
+    if batch_size is not None:
+        (batch_size,) = ints(name, "batch_size", batch_size, 1, 0)
+    if coords.shape[0] == 0:
+        return batch_size or 0
+    if low[0] < 0 or (batch_size is not None and high[0] >= batch_size):
+        limit = "" if batch_size is None else f" and below batch_size {batch_size}"
+        raise ValueError(
+            f"{name}: coords: expected batch items (column 0) of at least 0{limit}, "
+            f"got {low[0]} to {high[0]}"
+        )
+    if spatial_range is not None:
+        for axis, size in enumerate(spatial_range):
+            if low[1 + axis] < 0 or high[1 + axis] >= size:
+                raise ValueError(
+                    f"{name}: coords: expected 0 to {size - 1} in axis {axis} (spatial_range "
+                    f"{spatial_range}), got {low[1 + axis]} to {high[1 + axis]}"
+                )
+    return high[0] + 1 if batch_size is None else batch_size
+
+
+def _duplicate(coords: Tensor, rows: Tensor) -> str:
+    """What to say of rows that share coordinates."""
+    again = (rows.long() != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+    row = int(again[0])
+    return (
+        f"SparseTensor: coords: expected unique coordinates, got {len(again)} that stood before, "
+        f"the first {coords[row].tolist()} in rows {int(rows[row])} and {row}; "
+        f"reduce={REDUCTIONS} merges them"
+    )
+
+
+def _merged(coords: Tensor, feats: Tensor, reduce: str) -> tuple[Tensor, Tensor]:
+    """Rows with the same coordinates as one, where the first of them was."""
+    unique = map_ops.sparse_unique(coords)
+    order = torch.argsort(unique.first)
+    segments = torch.argsort(order).index_select(0, unique.inverse)
+    merged = pool_ops.sparse_segment_reduce(feats, segments, len(order), reduce)
+    return coords.index_select(0, unique.first.index_select(0, order)), merged
