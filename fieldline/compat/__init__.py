@@ -33,6 +33,33 @@ _MODULES = {
             "nerfacc.volrend",
         )
     },
+    "spconv": {
+        name: name
+        for name in (
+            "spconv",
+            "spconv.constants",
+            "spconv.core",
+            "spconv.pytorch",
+            "spconv.pytorch.constants",
+            "spconv.pytorch.conv",
+            "spconv.pytorch.core",
+            "spconv.pytorch.cppcore",
+            "spconv.pytorch.functional",
+            "spconv.pytorch.hash",
+            "spconv.pytorch.identity",
+            "spconv.pytorch.modules",
+            "spconv.pytorch.ops",
+            "spconv.pytorch.pool",
+            "spconv.pytorch.spatial",
+            "spconv.pytorch.tables",
+            "spconv.pytorch.utils",
+            "spconv.tools",
+            "spconv.utils",
+            "cumm",
+            "cumm.tensorview",
+            "cumm.tensorview.gemm",
+        )
+    },
 }
 
 
@@ -40,8 +67,9 @@ def install(project: str) -> ModuleType:
     """Makes ``import PROJECT`` mean our module, in this process, for code that is not ours.
 
     Args:
-        project: "gsplat", with its submodules ``rendering`` and ``cuda._wrapper``; or "nerfacc",
-            with all of its own. Others do not resolve, even if the real package is installed.
+        project: "gsplat", with its submodules ``rendering`` and ``cuda._wrapper``; "nerfacc" or
+            "spconv", with all of their own (and ``cumm.tensorview`` with spconv). Others do not
+            resolve, even if the real package is installed.
 
     Returns:
         Our module. Calling again changes nothing.

@@ -10,8 +10,8 @@ or, for code that is not ours to change, before it is imported:
 Names, signatures, shapes, defaults, weights and their layout are spconv's, and so are its habits:
 max pooling gives at least 0, submanifold convolutions ignore stride and padding, ``indice_key``
 follows spconv's rules, a kernel of one tap reads its weight as [C_in, C_out] whatever its shape
-says, and ``SparseGlobalAvgPool`` gives the first channel alone. Our own layers (`fieldline.nn`) have
-none of these.
+says, and ``SparseGlobalAvgPool`` gives the first channel alone. Our own layers (`fieldline.nn`)
+have none of these.
 
 What spconv gets wrong is right here: gradients on the CPU and in eval mode, bias on the CPU,
 indices that are not contiguous, bfloat16, N = 0 in every layer, ``select_by_index``, coordinates

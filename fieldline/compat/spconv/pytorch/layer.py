@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What convolutions and pools have in common: maps found by ``indice_key``, and the record of times.
+"""What convolutions and pools share: maps found by ``indice_key``, and the record of times.
 
 Maps are our engine's; only the rules of ``indice_key`` are spconv's:
 
