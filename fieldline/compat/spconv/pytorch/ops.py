@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """spconv's ``pytorch.ops``: maps as tensors, and what layers compute from them.
 
-A map is either *pairs* (``indice_pairs`` int32 [2, K, n], input and output rows of each tap, filled
-up with -1, and ``indice_pair_num`` int32 [K]) or a *table* (``pair_fwd`` int32 [K, n_out], the input
-row of each tap and output row, -1: none; ``pair_bwd`` int32 [K, n_in] is its inverse). Functions
-that compute are differentiable; those named backward give the same gradients by themselves.
+A map is either *pairs* (``indice_pairs`` int32 [2, K, n], input and output rows of each tap,
+filled up with -1, and ``indice_pair_num`` int32 [K]) or a *table* (``pair_fwd`` int32 [K, n_out],
+the input row of each tap and output row, -1: none; ``pair_bwd`` int32 [K, n_in] is its inverse).
+Functions that compute are differentiable; those named backward give the same gradients alone.
 """
 
 from __future__ import annotations
@@ -132,18 +132,8 @@ def get_indice_pairs(
     Returns:
         Output indices int32 [M, 1 + ndim], and the pairs.
     """
-    out_indices, kernel_map = _map(
-        indices,
-        batch_size,
-        spatial_shape,
-        ksize,
-        stride,
-        padding,
-        dilation,
-        out_padding,
-        subm,
-        transpose,
-    )
+    sizes = (spatial_shape, ksize, stride, padding, dilation)
+    out_indices, kernel_map = _map(indices, batch_size, sizes, out_padding, subm, transpose)
     return out_indices, *pairs_of(kernel_map)
 
 
@@ -173,18 +163,8 @@ def get_indice_pairs_implicit_gemm(
         Output indices, pairs of each tap int32 [K], ``pair_fwd``, ``pair_bwd``, and five empty
         lists where spconv has masks and orders.
     """
-    out_indices, kernel_map = _map(
-        indices,
-        batch_size,
-        spatial_shape,
-        ksize,
-        stride,
-        padding,
-        dilation,
-        out_padding,
-        subm,
-        transpose,
-    )
+    sizes = (spatial_shape, ksize, stride, padding, dilation)
+    out_indices, kernel_map = _map(indices, batch_size, sizes, out_padding, subm, transpose)
     table = kernel_map.table
     counts = (table >= 0).sum(1).int()
     return out_indices, counts, table, kernel_map.reverse.table, [], [], [], [], []
@@ -193,19 +173,15 @@ def get_indice_pairs_implicit_gemm(
 def _map(
     indices: Tensor,
     batch_size: int,
-    spatial_shape: list[int],
-    ksize: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    sizes: tuple[list[int], list[int], list[int], list[int], list[int]],
     out_padding: list[int],
     subm: bool,
     transpose: bool,
 ) -> tuple[Tensor, KernelMap]:
+    _, ksize, stride, padding, dilation = sizes
     inputs = CoordinateSet(indices, batch_size, regular=True)
     if subm:
         return indices, inputs.submanifold(tuple(ksize), tuple(dilation))
-    sizes = (spatial_shape, ksize, stride, padding, dilation)
     if transpose:
         shape = get_deconv_output_size(*sizes, out_padding)
     else:

@@ -37,7 +37,7 @@ class PointToVoxel:
         num_point_features: int,
         max_num_voxels: int,
         max_num_points_per_voxel: int,
-        device: torch.device = torch.device("cpu"),
+        device: torch.device | str = "cpu",
     ) -> None:
         self._grid = VoxelGrid("PointToVoxel", vsize_xyz, coors_range_xyz, num_point_features)
         self.ndim = self._grid.ndim
