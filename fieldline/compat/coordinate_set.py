@@ -9,14 +9,13 @@ and handed out on the way back.
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..cuda.sparse import map_ops, pool_ops
+from ..cuda.sparse import conv_ops, map_ops, pool_ops
 from ..cuda.sparse.kernel_map import KernelMap
 from ..cuda.sparse.map_ops import CoordinateIndex, Taps
 from ..engine.sparse import maps
@@ -52,20 +51,50 @@ class Folding:
         """[M, C] to [N, C], to every row what its coordinate has; 0 to those of none."""
         return _gather(features, self.rows)
 
+    def convolve(
+        self, features: Tensor, kernel: Tensor, kernel_map: KernelMap, kind: str, own_tap: int = 0
+    ) -> Tensor:
+        """Convolves over a map of the unique coordinates.
+
+        Args:
+            features: [N, C_in]; of an inverse layer, of the map's input.
+            kernel: [K, C_in, C_out].
+            kernel_map: Of the unique coordinates.
+            kind: "submanifold", "strided" (and transposed) or "inverse".
+            own_tap: Where a submanifold kernel meets the row itself.
+
+        Returns:
+            [N, C_out], or rows of the map's output where the layer makes them.
+        """
+        if kind == "strided":
+            return conv_ops.sparse_convolution(self.add_up(features), kernel, kernel_map)
+        if kind == "inverse":
+            return self.hand_out(conv_ops.sparse_convolution(features, kernel, kernel_map))
+        # Each row has its own centre; what its neighbours give is that of its coordinate.
+        first = self.take_first(features)
+        around = self.hand_out(conv_ops.sparse_convolution(first, kernel, kernel_map))
+        return around + (features - self.hand_out(first)) @ kernel[own_tap]
+
 
 class CoordinateSet:
     """Coordinates of a tensor, and the submanifold maps on them.
 
     Args:
-        coords: int32 [N, 1 + D], batch first, any strides. Later edits of it do no harm.
-        batch_size: Items of the batch; None: any batch index is one.
+        coords: int32 [N, 1 + D], any strides. Later edits of it do no harm.
+        batch_size: Items of the batch; None: any batch index from 0 is one.
         regular: What is known of them: True if each coordinate stands once and inside the batch.
+        columns: Which of its columns are batch, x, y, ...; None: they stand in that order.
     """
 
     def __init__(
-        self, coords: Tensor, batch_size: int | None = None, regular: bool | None = None
+        self,
+        coords: Tensor,
+        batch_size: int | None = None,
+        regular: bool | None = None,
+        columns: Shape | None = None,
     ) -> None:
-        self.coords = coords.detach().clone(memory_format=torch.contiguous_format)
+        self._columns = columns
+        self.coords = self._ordered(coords.detach()).clone(memory_format=torch.contiguous_format)
         self.batch_size = batch_size
         self._given, self._version = coords, _version(coords)
         if regular is not None:
@@ -79,15 +108,19 @@ class CoordinateSet:
         if coords is self._given and self._untouched:
             return True
         same_kind = coords.shape == self.coords.shape and coords.device == self.coords.device
-        return same_kind and torch.equal(coords, self.coords)
+        return same_kind and torch.equal(self._ordered(coords), self.coords)
 
     @property
     def tensor(self) -> Tensor:
         """The coordinates to hand to the user: the tensor that came, unless it was edited."""
         if not self._untouched:
-            self._given = self.coords.clone()
+            columns = range(self.coords.shape[1]) if self._columns is None else self._columns
+            self._given = self.coords[:, [columns.index(c) for c in range(len(columns))]]
             self._version = _version(self._given)
         return self._given
+
+    def _ordered(self, coords: Tensor) -> Tensor:
+        return coords if self._columns is None else coords[:, list(self._columns)]
 
     @property
     def _untouched(self) -> bool:
@@ -152,11 +185,6 @@ class Reached(NamedTuple):
 
     coordinates: CoordinateSet
     kernel_map: KernelMap
-
-
-def centre_of(kernel_size: Shape) -> int:
-    """The number of the middle tap."""
-    return math.prod(kernel_size) // 2
 
 
 def _gather(features: Tensor, rows: Tensor) -> Tensor:

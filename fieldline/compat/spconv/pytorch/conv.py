@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ....cuda.sparse import conv_ops
 from ....cuda.sparse.kernel_map import KernelMap
-from ...coordinate_set import centre_of
 from ...cumm.tensorview.gemm import Activation
 from .. import SPCONV_VERSION_NUMBERS, constants
 from ..constants import FILTER_HWIO
@@ -223,17 +222,9 @@ class SparseConvolution(MapLayer):
         kernel_map = data.kernel_map.reverse if self.inverse else data.kernel_map
         if folding is None:
             return epilogue.convolve(features, kernel, kernel_map)
-        if self.inverse:
-            return epilogue.finish(
-                folding.hand_out(conv_ops.sparse_convolution(features, kernel, kernel_map))
-            )
-        if not self.subm:
-            return epilogue.convolve(folding.add_up(features), kernel, kernel_map)
-        # Each row has its own centre; what its neighbours give is that of its coordinate.
-        first = folding.take_first(features)
-        around = folding.hand_out(conv_ops.sparse_convolution(first, kernel, kernel_map))
-        own = features - folding.hand_out(first)
-        return epilogue.finish(around + own @ kernel[centre_of(tuple(self.kernel_size))])
+        kind = "submanifold" if self.subm else "inverse" if self.inverse else "strided"
+        middle = len(kernel) // 2
+        return epilogue.finish(folding.convolve(features, kernel, kernel_map, kind, middle))
 
 
 SparseConvolutionBase = SparseConvolution
