@@ -18,3 +18,26 @@ FL_LIBRARY_FRAGMENT(m) {
 
 // Convolution on a GPU: the order that implicit GEMM takes rows in.
 // Pooling, segments and interpolation.
+FL_LIBRARY_FRAGMENT(m) {
+  m.def(
+      "sparse_pool(Tensor features, int n_out, int mode, Tensor in_rows, Tensor out_rows, "
+      "Tensor starts, Tensor table, Tensor reverse_in_rows, Tensor reverse_out_rows, "
+      "Tensor reverse_table) -> (Tensor out, Tensor kept)");
+  m.def(
+      "sparse_pool_backward(Tensor gradient, Tensor? kept, int n_in, Tensor in_rows, "
+      "Tensor out_rows, Tensor starts, Tensor table) -> Tensor");
+  m.def(
+      "sparse_segment_sort(Tensor segments, int n_segments, bool is_sorted) -> "
+      "(Tensor order, Tensor starts)");
+  m.def(
+      "sparse_segment_reduce(Tensor features, Tensor segments, Tensor order, Tensor starts, "
+      "int mode) -> (Tensor out, Tensor picked)");
+  m.def("sparse_segment_picked_backward(Tensor gradient, Tensor picked, int n_rows) -> Tensor");
+  m.def("sparse_interpolate(Tensor features, Tensor rows, Tensor? weights) -> Tensor");
+  m.def(
+      "sparse_interpolate_weights_backward(Tensor gradient, Tensor features, Tensor rows) -> "
+      "Tensor");
+  m.def(
+      "sparse_interpolate_features_backward(Tensor gradient, Tensor? weights, Tensor order, "
+      "Tensor starts, int taps) -> Tensor");
+}

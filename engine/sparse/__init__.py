@@ -7,19 +7,28 @@
 from .collate import collate
 from .combine import cat, intersection, union
 from .convert import convert_state_dict
+from .count import LayerCount, OperationCount, count_operations
+from .fuse import fuse
+from .plan import Plan, plan
 from .quantize import Quantized, hash, hash_query, quantize
 from .tensor import SparseTensor, Voxelized
 
 __all__ = [
+    "LayerCount",
+    "OperationCount",
+    "Plan",
     "Quantized",
     "SparseTensor",
     "Voxelized",
     "cat",
     "collate",
     "convert_state_dict",
+    "count_operations",
+    "fuse",
     "hash",
     "hash_query",
     "intersection",
+    "plan",
     "quantize",
     "union",
 ]

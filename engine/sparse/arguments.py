@@ -36,7 +36,7 @@ def ints(
         >>> ints("f", "stride", 2, 3), ints("f", "stride", [1, 2], 2)
         ((2, 2, 2), (1, 2))
     """
-    values = (value,) * ndim if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * ndim
     if any(isinstance(v, bool) or not hasattr(v, "__index__") for v in values):
         raise TypeError(f"{name}: {argument}: expected whole numbers, got {value!r}")
     if len(values) != ndim:

@@ -96,9 +96,20 @@ class Level:
         """
         if self is other:
             return True
+        return self.stride == other.stride and self.holds(other.tensor)
+
+    def holds(self, coords: Tensor) -> bool:
+        """Whether these are its coordinates, in its order.
+
+        Args:
+            coords: int32 [N, 1 + D].
+
+        Returns:
+            Whether they are, after one wait for the device.
+        """
+        self.check_unchanged()
         return (
-            self.stride == other.stride
-            and self.device == other.device
-            and self.tensor.shape == other.tensor.shape
-            and torch.equal(self.tensor, other.tensor)
+            self.device == coords.device
+            and self.tensor.dtype == coords.dtype
+            and torch.equal(self.tensor, coords)
         )

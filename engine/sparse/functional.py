@@ -19,7 +19,7 @@ from .arguments import Ints, ints, one_of
 from .cache import Recipe
 from .tensor import SparseTensor
 
-ACTIVATIONS = {
+_ACTIVATIONS = {
     "none": lambda feats, slope: feats,
     "relu": lambda feats, slope: torch.relu(feats),
     "leaky_relu": torch.nn.functional.leaky_relu,
@@ -64,7 +64,10 @@ def convolve(
     feats = x.feats
     if feats.shape[1] % weight.shape[-2] or len(recipe.kernel_size) != x.ndim:
         raise _misfit(x, recipe, weight)
-    kernel_map, level = x.maps.find(x.level, recipe)
+    # One tap that stays in place takes no map.
+    pointwise = recipe.kind == "submanifold" and feats.shape[1] == weight.shape[-2]
+    pointwise = pointwise and max(recipe.kernel_size) == 1
+    kernel_map, level = (None, x.level) if pointwise else x.maps.find(x.level, recipe)
     if isinstance(residual, SparseTensor):
         if not level.same_as(residual.level):
             raise ValueError(
@@ -78,23 +81,24 @@ def convolve(
         feats, weight = feats.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
         residual = None if residual is None else residual.to(dtype)
-    if recipe.kind == "submanifold" and max(recipe.kernel_size) == 1 and _is_plain(feats, weight):
+    if kernel_map is None:
         out = _pointwise(feats, weight.flatten(0, -2), bias, residual)
-        return SparseTensor.on(ACTIVATIONS[activation](out, slope), level, x.maps)
+        return SparseTensor.on(_ACTIVATIONS[activation](out, slope), level, x.maps)
     out = sparse_convolution(
         feats, weight.flatten(0, -3), kernel_map, bias, residual, activation, slope
     )
     return SparseTensor.on(out, level, x.maps)
 
 
-def _is_plain(feats: Tensor, weight: Tensor) -> bool:
-    return feats.shape[1] == weight.shape[-2] and feats.dtype == weight.dtype
-
-
 def _pointwise(
     feats: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None
 ) -> Tensor:
     """One tap, no neighbours: a matrix product."""
+    if feats.dtype != weight.dtype:
+        raise TypeError(
+            f"convolution: weight: expected the dtype of the features, {feats.dtype}, got "
+            f"{weight.dtype}"
+        )
     out = feats @ weight if bias is None else torch.addmm(bias, feats, weight)
     return out if residual is None else out + residual
 

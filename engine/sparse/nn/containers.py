@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..tensor import SparseTensor
+from .convolution import Convolution
 
 
 def apply(module: nn.Module, x: Any) -> Any:
@@ -85,4 +86,34 @@ class Residual(nn.Module):
         """Runs both ways and adds."""
         beside = x if self.shortcut is None else apply(self.shortcut, x)
         out = apply(self.main, x) + beside
+        return out if self.activation is None else apply(self.activation, out)
+
+
+class FusedResidual(nn.Module):
+    """A `Residual` whose last convolution adds the shortcut; what `fieldline.sparse.fuse` makes.
+
+    Args:
+        main: All of the main path but its last convolution.
+        last: That convolution, with the activation of the sum.
+        shortcut: What the input goes through beside it; default: nothing.
+        activation: One that a convolution does not know.
+    """
+
+    def __init__(
+        self,
+        main: nn.Module,
+        last: Convolution,
+        shortcut: nn.Module | None = None,
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.main = main
+        self.last = last
+        self.shortcut = shortcut
+        self.activation = activation
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        """Runs both ways and adds."""
+        beside = x if self.shortcut is None else apply(self.shortcut, x)
+        out = self.last(self.main(x), beside)
         return out if self.activation is None else apply(self.activation, out)

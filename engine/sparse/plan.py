@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All maps of a network at once, before it runs.
+
+A network always takes the same way from level to level, whatever its input. A plan is that way: the
+keys of its maps in the order in which they were made. On new coordinates it makes all of them in
+one go; on coordinates that it has seen, none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .cache import Key, MapCache
+from .tensor import SparseTensor
+
+
+class Plan:
+    """The way of a network from level to level, and the maps of inputs that it has seen.
+
+    Args:
+        x: The input that it was found with; others have its spatial range.
+        keys: Of the maps, in the order in which they are made.
+        gradients: Whether what backward passes need is made as well.
+        capacity: Inputs whose maps are kept; of more, the oldest go.
+
+    Example:
+        >>> x = SparseTensor(torch.zeros(1, 4, dtype=torch.int32), torch.ones(1, 2))
+        >>> planned = plan(x, torch.nn.Identity())
+        >>> y = planned.tensor(x.coords, torch.zeros(1, 7))
+        >>> y.level is x.level, y.channels
+        (True, 7)
+    """
+
+    def __init__(
+        self, x: SparseTensor, keys: tuple[Key, ...], gradients: bool, capacity: int = 4
+    ) -> None:
+        self.keys = keys
+        self.gradients = gradients
+        self.capacity = capacity
+        self._like = x.level
+        self._seen: list[MapCache] = []
+        self(x)
+
+    def tensor(self, coords: Tensor, feats: Tensor, batch_size: int | None = None) -> SparseTensor:
+        """A tensor whose maps exist.
+
+        Args:
+            coords: int32 [N, 1 + D], as of `SparseTensor`.
+            feats: [N, C].
+            batch_size: Items of the batch; default: that of the plan's first input.
+
+        Returns:
+            The tensor. On coordinates that were seen, it shares their cache: nothing is made.
+
+        Raises:
+            TypeError: As `SparseTensor`.
+            ValueError: As `SparseTensor`.
+        """
+        batch_size = self._like.batch_size if batch_size is None else batch_size
+        for cache in self._seen:
+            root = cache.levels[0]
+            if root.batch_size == batch_size and root.holds(coords):
+                return SparseTensor.on(feats, root, cache).replace(feats)
+        like = self._like
+        return self(SparseTensor(coords, feats, like.stride, like.spatial_range, batch_size))
+
+    def __call__(self, x: SparseTensor) -> SparseTensor:
+        """The same tensor, with maps.
+
+        Args:
+            x: An input of the network.
+
+        Returns:
+            Its features on coordinates whose maps exist.
+
+        Raises:
+            ValueError: Its spatial range is not that of the plan's first input.
+        """
+        if x.spatial_range != self._like.spatial_range:
+            raise ValueError(
+                f"Plan: x: expected spatial_range {self._like.spatial_range} as the plan was made "
+                f"for, got {x.spatial_range}"
+            )
+        for cache in self._seen:
+            root = cache.levels[0]
+            if root.same_as(x.level) and root.batch_size == x.batch_size:
+                return SparseTensor.on(x.feats, root, cache)
+        self._make(x.maps)
+        self._seen = [x.maps, *self._seen][: self.capacity]
+        return x
+
+    @torch.no_grad()
+    def _make(self, cache: MapCache) -> None:
+        for number, recipe in self.keys:
+            kernel_map, _ = cache.find(cache.levels[number], recipe)
+            if self.gradients:
+                kernel_map.reverse  # noqa: B018 - made when it is first looked at
+
+    def __repr__(self) -> str:
+        return f"Plan({len(self.keys)} maps, {len(self._seen)} inputs seen)"
+
+
+def plan(x: SparseTensor, model: nn.Module, gradients: bool | None = None) -> Plan:
+    """Makes every map that a network needs, by running it once without changing it.
+
+    Convolutions of tensors that `plan` prepared compile without graph breaks, wait for no device
+    and can be captured in a CUDA graph. Maps beyond a pruning or union depend on features: those
+    are made as they come.
+
+    Args:
+        x: An input of the network; its maps exist afterwards.
+        model: The network, called with x alone.
+        gradients: Whether what backward passes need is made as well; default: if the model is in
+            training.
+
+    Returns:
+        The plan, which prepares other inputs.
+
+    Raises:
+        ValueError: The tensor comes out of a network.
+
+    Example:
+        >>> from fieldline.engine.sparse import nn
+        >>> x = SparseTensor(torch.zeros(1, 4, dtype=torch.int32), torch.ones(1, 2))
+        >>> plan(x, nn.Sequential(nn.SubmConv3d(2, 4, 3), nn.MaxPool(2)))
+        Plan(2 maps, 1 inputs seen)
+    """
+    if x.level is not x.maps.levels[0]:
+        raise ValueError(
+            "plan: x: expected an input of a network, got a tensor that layers made of another"
+        )
+    with evaluating(model), torch.no_grad():
+        model(x)
+    return Plan(x, tuple(x.maps.entries), model.training if gradients is None else gradients)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Runs the block with the model in evaluation; each module goes back to its own mode.
+
+    Args:
+        model: The model.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with evaluating(model):
+        ...     model.training
+        False
+        >>> model.training
+        True
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
