@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -51,3 +53,21 @@ def make_divisible(x: int, divisor: int) -> int:
         256
     """
     return (x + divisor - 1) // divisor * divisor
+
+
+def kernel_offsets(sizes: list[int], lowest: list[int]) -> Tensor:
+    """int32 [K, 3], offsets of a kernel's taps in torchsparse's order.
+
+    Args:
+        sizes: Per axis.
+        lowest: The first offset of each axis.
+
+    Returns:
+        The offsets: the first axis fastest if their number is odd, the last one if it is even.
+    """
+    axes = [range(low, low + size) for size, low in zip(sizes, lowest)]
+    if math.prod(sizes) % 2:
+        taps = [tap[::-1] for tap in itertools.product(*reversed(axes))]
+    else:
+        taps = list(itertools.product(*axes))
+    return torch.tensor(taps, dtype=torch.int32).view(-1, 3)
