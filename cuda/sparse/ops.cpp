@@ -41,7 +41,9 @@ FL_LIBRARY_FRAGMENT(m) {
   m.def(
       "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor? residual, "
       "int activation, float slope, int n_out, Tensor in_rows, Tensor out_rows, Tensor starts, "
-      "Tensor table, Tensor order, Tensor tile_masks) -> Tensor");
+      "Tensor table, Tensor order, Tensor tile_masks, Tensor reverse_in_rows, "
+      "Tensor reverse_out_rows, Tensor reverse_starts, Tensor reverse_table, Tensor reverse_order, "
+      "Tensor reverse_tile_masks, bool symmetric) -> Tensor");
   m.def(
       "sparse_conv_weight_gradient(Tensor features, Tensor gradient, int groups, Tensor in_rows, "
       "Tensor out_rows, Tensor starts, Tensor table) -> Tensor");

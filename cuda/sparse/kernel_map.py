@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel maps: which input row meets which output row at which tap of a kernel."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import map_ops
+
+
+class MapPairs(NamedTuple):
+    """A kernel map as pairs, tap by tap.
+
+    Args:
+        in_rows: int32 [P].
+        out_rows: int32 [P], ascending within a tap.
+        starts: int64 [K + 1], where the pairs of each tap begin.
+    """
+
+    in_rows: Tensor
+    out_rows: Tensor
+    starts: Tensor
+
+
+class MapOperands(NamedTuple):
+    """The forms of a kernel map that the operators take; those not needed have no elements."""
+
+    in_rows: Tensor
+    out_rows: Tensor
+    starts: Tensor
+    table: Tensor
+    order: Tensor
+    tile_masks: Tensor
+
+
+class KernelMap:
+    """The pairs of rows that each tap of a kernel brings together; it does not change.
+
+    A map has several forms. It is made from one; the others are made when they are first asked for,
+    and kept.
+
+    Args:
+        n_in: Input rows.
+        n_out: Output rows.
+        n_taps: Taps of the kernel, K.
+        table: int32 [K, n_out], the input row of each tap and output row, -1 for none.
+        pairs: The same as pairs. One of both forms is needed.
+        symmetric: Inputs and outputs are the same rows, and where tap t takes i to j, tap K - 1 - t
+            takes j to i.
+        is_identity: One tap takes each row to itself.
+
+    Example:
+        >>> line = KernelMap.from_table(torch.tensor([[-1, 0], [0, 1]], dtype=torch.int32), n_in=2)
+        >>> line.n_pairs, line.pairs.in_rows.tolist(), line.reverse.table.tolist()
+        (3, [0, 0, 1], [[1, -1], [0, 1]])
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        n_taps: int,
+        *,
+        table: Tensor | None = None,
+        pairs: MapPairs | None = None,
+        symmetric: bool = False,
+        is_identity: bool = False,
+    ) -> None:
+        self.n_in = n_in
+        self.n_out = n_out
+        self.n_taps = n_taps
+        self.symmetric = symmetric
+        self.is_identity = is_identity
+        self._table = table
+        self._pairs = pairs
+        self._reverse: KernelMap | None = None
+
+    @classmethod
+    def from_table(cls, table: Tensor, n_in: int, symmetric: bool = False) -> KernelMap:
+        """A map from its table.
+
+        Args:
+            table: int32 [K, n_out], the input row of each tap and output row, -1 for none; no input
+                row stands twice in a tap.
+            n_in: Input rows.
+            symmetric: As for the class.
+
+        Returns:
+            The map.
+
+        Raises:
+            TypeError: The table is not int32.
+            ValueError: Its shape is another, or a symmetric map has other inputs than outputs.
+        """
+        name = "KernelMap.from_table"
+        _check_int(name, "table", table, torch.int32, dim=2)
+        n_taps, n_out = table.shape
+        _check_sides(name, n_in, n_out, symmetric)
+        return cls(n_in, n_out, n_taps, table=table, symmetric=symmetric)
+
+    @classmethod
+    def from_pairs(
+        cls, pairs: tuple[Tensor, Tensor, Tensor], n_in: int, n_out: int, symmetric: bool = False
+    ) -> KernelMap:
+        """A map from its pairs.
+
+        Args:
+            pairs: in_rows int32 [P], out_rows int32 [P], starts int64 [K + 1]: tap by tap, within a
+                tap out_rows ascend.
+            n_in: Input rows.
+            n_out: Output rows.
+            symmetric: As for the class.
+
+        Returns:
+            The map.
+
+        Raises:
+            TypeError: A dtype is another.
+            ValueError: A shape is another, or a symmetric map has other inputs than outputs.
+        """
+        name = "KernelMap.from_pairs"
+        in_rows, out_rows, starts = pairs
+        _check_int(name, "in_rows", in_rows, torch.int32, dim=1)
+        _check_int(name, "out_rows", out_rows, torch.int32, dim=1)
+        _check_int(name, "starts", starts, torch.int64, dim=1)
+        if in_rows.shape != out_rows.shape or starts.shape[0] < 2:
+            raise ValueError(
+                f"{name}: pairs: expected in_rows [P], out_rows [P] and starts [K + 1], got "
+                f"{list(in_rows.shape)}, {list(out_rows.shape)} and {list(starts.shape)}"
+            )
+        _check_sides(name, n_in, n_out, symmetric)
+        kept = MapPairs(in_rows, out_rows, starts)
+        return cls(n_in, n_out, starts.shape[0] - 1, pairs=kept, symmetric=symmetric)
+
+    @classmethod
+    def identity(cls, n: int, device: torch.device | str | None = None) -> KernelMap:
+        """The map of a 1 x 1 convolution: its one tap takes each of n rows to itself."""
+        rows = torch.arange(n, dtype=torch.int32, device=device)
+        starts = torch.tensor([0, n], device=device)
+        pairs = MapPairs(rows, rows, starts)
+        return cls(n, n, 1, table=rows[None], pairs=pairs, symmetric=True, is_identity=True)
+
+    @property
+    def table(self) -> Tensor:
+        """int32 [K, n_out]: the input row of each tap and output row, -1 for none."""
+        if self._table is None:
+            assert self._pairs is not None
+            self._table = map_ops.sparse_pairs_table(map_ops.Pairs(*self._pairs), self.n_out)
+        return self._table
+
+    @property
+    def pairs(self) -> MapPairs:
+        """The pairs, tap by tap; within a tap out_rows ascend."""
+        if self._pairs is None:
+            assert self._table is not None
+            self._pairs = MapPairs(*map_ops.sparse_table_pairs(self._table))
+        return self._pairs
+
+    @property
+    def reverse(self) -> KernelMap:
+        """The map with inputs and outputs swapped, at the same taps."""
+        if self._reverse is None:
+            self._reverse = self if self.is_identity else self._reversed()
+            self._reverse._reverse = self
+        return self._reverse
+
+    def _reversed(self) -> KernelMap:
+        n_in, n_out = self.n_out, self.n_in
+        if self._pairs is None:
+            table = self._inverted_table()
+            return KernelMap(n_in, n_out, self.n_taps, table=table, symmetric=self.symmetric)
+        found = map_ops.sparse_invert_pairs(map_ops.Pairs(*self._pairs), self.n_in)
+        pairs = MapPairs(found.coarse_rows, found.fine_rows, found.starts)
+        return KernelMap(n_in, n_out, self.n_taps, pairs=pairs, symmetric=self.symmetric)
+
+    def _inverted_table(self) -> Tensor:
+        if self.symmetric:
+            return self.table.flip(0)
+        return map_ops.sparse_invert_table(self.table, self.n_in)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self._tensors()[0].device
+
+    @property
+    def n_pairs(self) -> int:
+        """How many pairs of rows meet: a convolution's multiply-adds by C_in C_out."""
+        if self._pairs is not None:
+            return self._pairs.in_rows.shape[0]
+        return int((self.table >= 0).sum())
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the forms made so far take, those of the reverse map included."""
+        tensors = self._tensors()
+        if self._reverse is not None and self._reverse is not self:
+            tensors = [*tensors, *self._reverse._tensors()]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        return sum(storages.values())
+
+    def to(self, device: torch.device | str) -> KernelMap:
+        """The map on a device, with the forms made so far; itself if it is there already."""
+        if self.device == torch.empty(0, device=device).device:
+            return self
+        moved = self._moved(device)
+        if self._reverse is not None:
+            moved._reverse = moved if self.is_identity else self._reverse._moved(device)
+            moved._reverse._reverse = moved
+        return moved
+
+    def _moved(self, device: torch.device | str) -> KernelMap:
+        table, pairs = self._table, self._pairs
+        return KernelMap(
+            self.n_in,
+            self.n_out,
+            self.n_taps,
+            table=None if table is None else table.to(device),
+            pairs=None if pairs is None else MapPairs(*(t.to(device) for t in pairs)),
+            symmetric=self.symmetric,
+            is_identity=self.is_identity,
+        )
+
+    def operands(self, mode: str) -> MapOperands:
+        """What the convolution operators read.
+
+        Args:
+            mode: "pairs" or "table".
+
+        Returns:
+            The forms of that mode, and tensors without elements for the others.
+        """
+        rows = self._tensors()[0].new_empty(0)
+        table = rows.reshape(0, 0)
+        if mode == "table":
+            none = rows.new_empty(0, dtype=torch.int64)
+            return MapOperands(rows, rows, none, self.table, rows, rows)
+        return MapOperands(*self.pairs, table, rows, rows)
+
+    def _tensors(self) -> list[Tensor]:
+        pairs = () if self._pairs is None else self._pairs
+        return [t for t in (*pairs, self._table) if t is not None]
+
+    def __repr__(self) -> str:
+        symmetric = ", symmetric" if self.symmetric else ""
+        return f"KernelMap({self.n_in} -> {self.n_out} rows, {self.n_taps} taps{symmetric})"
+
+
+def _check_int(name: str, argument: str, tensor: Tensor, dtype: torch.dtype, dim: int) -> None:
+    if tensor.dtype != dtype:
+        wanted, got = (str(d).removeprefix("torch.") for d in (dtype, tensor.dtype))
+        raise TypeError(f"{name}: {argument}: expected {wanted}, got {got}")
+    if tensor.dim() != dim:
+        raise ValueError(
+            f"{name}: {argument}: expected {dim} dimensions, got shape {list(tensor.shape)}"
+        )
+
+
+def _check_sides(name: str, n_in: int, n_out: int, symmetric: bool) -> None:
+    if symmetric and n_in != n_out:
+        raise ValueError(
+            f"{name}: symmetric: expected as many inputs as outputs, got {n_in} and {n_out}"
+        )

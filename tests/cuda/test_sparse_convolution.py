@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution over kernel maps: values, gradients, maps in all their forms."""
+
+from __future__ import annotations
+
+import doctest
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import sparse_convolution_reference as reference
+import torch
+from fieldline.cuda.sparse import conv_ops, kernel_map
+from fieldline.cuda.sparse.conv_ops import sparse_convolution
+from fieldline.cuda.sparse.kernel_map import KernelMap
+from op_harness import Case, Error, Inputs, parametrize
+from torch import Tensor
+
+
+def of_table(
+    features: Tensor, weight: Tensor, table: Tensor, symmetric: bool = False, **rest: Any
+) -> Tensor:
+    """The convolution with its map as a table, which the harness can move and stride."""
+    made = KernelMap.from_table(table, features.shape[0], symmetric)
+    return sparse_convolution(features, weight, made, **rest)
+
+
+def by_table(symmetric: bool = False, **inputs: Any) -> Tensor:
+    return reference.convolution(**inputs)
+
+
+def some(
+    generator: torch.Generator,
+    channels: tuple[int, int] = (5, 7),
+    n: int = 60,
+    kernel_size: tuple[int, ...] = (3, 3, 3),
+    size: tuple[int, ...] = (4, 5, 6),
+    groups: int = 1,
+    bias: bool = False,
+    residual: bool = False,
+    **rest: Any,
+) -> Inputs:
+    coords = reference.random_coordinates(generator, n, size)
+    table = reference.submanifold_table(coords, kernel_size)
+    return drawn(generator, table, len(coords), channels, groups, bias, residual) | rest
+
+
+def drawn(
+    generator: torch.Generator,
+    table: Tensor,
+    n_in: int,
+    channels: tuple[int, int],
+    groups: int = 1,
+    bias: bool = False,
+    residual: bool = False,
+) -> Inputs:
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    own, channels_out = channels[0] // groups, channels[1]
+    scale = (own * table.shape[0]) ** -0.5
+    return {
+        "features": normal(n_in, channels[0]),
+        "weight": normal(table.shape[0], own, channels_out) * scale,
+        "table": table,
+        "bias": normal(channels_out) if bias else None,
+        "residual": normal(table.shape[1], channels_out) if residual else None,
+    }
+
+
+def strided(generator: torch.Generator, channels: tuple[int, int] = (6, 9)) -> Inputs:
+    fine = reference.random_coordinates(generator, 90, (8, 9, 7))
+    halved = torch.cat([fine[:, :1], fine[:, 1:].div(2, rounding_mode="floor")], 1)
+    coarse = torch.unique(halved, dim=0)
+    table = reference.strided_table(fine, coarse, (3, 2, 2), (2, 2, 2), [-1, 0, 0])
+    return drawn(generator, table, len(fine), channels)
+
+
+CONVOLUTION = Case(
+    name="convolution",
+    op=of_table,
+    reference=by_table,
+    variants={
+        "strided": strided,
+        "symmetric": partial(some, symmetric=True),
+        "all": partial(some, bias=True, residual=True, activation="relu", symmetric=True),
+        "leaky": partial(some, bias=True, activation="leaky_relu", slope=0.2),
+        "silu": partial(some, residual=True, activation="silu"),
+        "gelu": partial(some, bias=True, activation="gelu"),
+        "sigmoid": partial(some, activation="sigmoid"),
+        "narrow": partial(some, channels=(4, 3)),
+        "wide": partial(some, channels=(33, 70), n=300, size=(9, 9, 9), symmetric=True),
+        "odd": partial(some, channels=(17, 41), n=37),
+        "groups": partial(some, channels=(8, 12), groups=4, bias=True, symmetric=True),
+        "depthwise": partial(some, channels=(19, 19), groups=19, symmetric=True),
+        "multiplier": partial(some, channels=(6, 18), groups=6),
+        "pointwise": partial(some, kernel_size=(1, 1, 1)),
+        "large-kernel": partial(some, kernel_size=(7, 7, 7), n=40),
+        "line": partial(some, kernel_size=(5,), size=(40,)),
+        "one": partial(some, n=1),
+        "empty": partial(some, n=0),
+        "nothing-in": lambda generator: drawn(
+            generator, torch.full((3, 4), -1, dtype=torch.int32), 0, (2, 3), bias=True
+        ),
+        "nothing-out": lambda generator: drawn(
+            generator, torch.full((3, 0), -1, dtype=torch.int32), 4, (2, 3), bias=True
+        ),
+    },
+    differentiable=("features", "weight", "bias", "residual"),
+    gradcheck=("strided", "all", "leaky", "silu", "sigmoid", "groups", "depthwise", "one"),
+    errors=(
+        Error("dtype", {"features": torch.ones(4, 6).int()}, TypeError, "features: expected float"),
+        Error("rows", {"features": torch.ones(4, 6, 1)}, ValueError, r"features: expected shape"),
+        Error("taps", {"weight": torch.ones(3, 6, 9)}, ValueError, r"weight: expected shape \[12,"),
+        Error("channels", {"weight": torch.ones(12, 4, 9)}, ValueError, "for C_in = 6"),
+        Error("groups", {"weight": torch.ones(12, 3, 9)}, ValueError, "groups that divide C_out"),
+        Error("none", {"weight": torch.ones(12, 0, 9)}, ValueError, "for C_in = 6"),
+        Error("kinds", {"weight": torch.ones(12, 6, 9).double()}, TypeError, "dtype of features"),
+        Error("bias", {"bias": torch.ones(8)}, ValueError, r"bias: expected shape \[9\]"),
+        Error("residual", {"residual": torch.ones(1, 9)}, ValueError, "residual: expected shape"),
+        Error("activation", {"activation": "tanh"}, ValueError, "activation: expected one of none"),
+    ),
+    no_emulated="the CUDA kernels have tests of their own",
+)
+
+
+@parametrize([CONVOLUTION])
+def test_convolution(check: Callable[[], None]) -> None:
+    check()
+
+
+HALVES = Case(
+    name="halves",
+    op=of_table,
+    reference=by_table,
+    variants={
+        "all": partial(some, bias=True, residual=True, activation="relu", symmetric=True),
+        "strided": strided,
+        "wide": partial(some, channels=(64, 64), n=300, size=(9, 9, 9), symmetric=True),
+        "odd": partial(some, channels=(17, 41), n=37),
+        "groups": partial(some, channels=(8, 12), groups=4),
+        "depthwise": partial(some, channels=(19, 19), groups=19),
+        "empty": partial(some, n=0),
+    },
+    differentiable=("features", "weight", "bias", "residual"),
+    dtypes=(torch.float16, torch.bfloat16),
+    # Sums are exact to float32; one rounding at the end is left.
+    tolerance={torch.float16: 6e-4, torch.bfloat16: 5e-3},
+    gradient_tolerance={torch.float16: 2e-3, torch.bfloat16: 1.5e-2},
+    no_emulated="the CUDA kernels have tests of their own",
+)
+
+
+@parametrize([HALVES])
+def test_halves(check: Callable[[], None]) -> None:
+    check()
+
+
+def table_of(seed: int = 0, **settings: Any) -> tuple[Tensor, int]:
+    inputs = some(torch.Generator().manual_seed(seed), **settings)
+    return inputs["table"], inputs["features"].shape[0]
+
+
+def test_forms_agree() -> None:
+    inputs = strided(torch.Generator().manual_seed(0))
+    table, n_in = inputs["table"], inputs["features"].shape[0]
+    made = KernelMap.from_table(table, n_in)
+    again = KernelMap.from_pairs(made.pairs, n_in, table.shape[1])
+    assert torch.equal(again.table, table)
+    assert again.n_pairs == made.n_pairs == int((table >= 0).sum())
+    assert made.reverse.reverse is made
+    for reverse in (made.reverse, again.reverse):
+        assert (reverse.n_in, reverse.n_out) == (table.shape[1], n_in)
+        for tap in range(table.shape[0]):
+            pairs = {(i, o) for o, i in enumerate(table[tap].tolist()) if i >= 0}
+            turned = {(i, o) for o, i in enumerate(reverse.table[tap].tolist()) if i >= 0}
+            assert turned == {(o, i) for i, o in pairs}
+        for begin, end in zip(reverse.pairs.starts[:-1], reverse.pairs.starts[1:]):
+            rows = reverse.pairs.out_rows[begin:end]
+            assert (rows.diff() > 0).all()
+
+
+def test_symmetric_reverse_is_the_map_with_its_taps_turned() -> None:
+    table, n = table_of()
+    symmetric = KernelMap.from_table(table, n, symmetric=True).reverse.table
+    assert torch.equal(symmetric, KernelMap.from_table(table, n).reverse.table)
+
+
+def test_identity_is_a_matrix_product() -> None:
+    generator = torch.Generator().manual_seed(1)
+    made = KernelMap.identity(11)
+    plain = KernelMap.from_table(made.table, 11)
+    for groups, channels in ((1, (6, 4)), (2, (6, 4))):
+        inputs = drawn(generator, made.table, 11, channels, groups, bias=True, residual=True)
+        del inputs["table"]
+        for activation in reference.ACTIVATIONS:
+            settings = {**inputs, "activation": activation}
+            fast = sparse_convolution(kernel_map=made, **settings)
+            assert torch.allclose(fast, sparse_convolution(kernel_map=plain, **settings))
+    assert made.reverse is made
+
+
+def test_moved_maps_keep_their_forms() -> None:
+    table, n = table_of()
+    made = KernelMap.from_table(table, n)
+    assert made.to("cpu") is made
+    made.reverse.pairs
+    moved = made.to("meta")
+    assert moved.device.type == moved.reverse.device.type == "meta"
+    assert moved.reverse.reverse is moved
+    assert made.memory_bytes > KernelMap.from_table(table, n).memory_bytes
+
+
+@pytest.mark.parametrize(
+    ("make", "exception", "text"),
+    [
+        (lambda t: KernelMap.from_table(t.long(), 3), TypeError, "table: expected int32"),
+        (lambda t: KernelMap.from_table(t[0], 3), ValueError, "table: expected 2 dimensions"),
+        (lambda t: KernelMap.from_table(t, 3, True), ValueError, "symmetric: expected as many"),
+        (
+            lambda t: KernelMap.from_pairs((t[0], t[0], t[0]), 3, 3),
+            TypeError,
+            "starts: expected int64",
+        ),
+        (
+            lambda t: KernelMap.from_pairs((t[0], t[0, :1], t[0].long()), 3, 3),
+            ValueError,
+            "pairs: expected in_rows",
+        ),
+    ],
+)
+def test_bad_maps(make: Callable[[Tensor], Any], exception: type[Exception], text: str) -> None:
+    with pytest.raises(exception, match=text):
+        make(torch.zeros(2, 4, dtype=torch.int32))
+
+
+def call_with_pairs(in_rows: list[int], out_rows: list[int], starts: list[int]) -> Tensor:
+    made = KernelMap.from_pairs(
+        (
+            torch.tensor(in_rows, dtype=torch.int32),
+            torch.tensor(out_rows, dtype=torch.int32),
+            torch.tensor(starts),
+        ),
+        3,
+        3,
+    )
+    return sparse_convolution(torch.ones(3, 2), torch.ones(2, 2, 2), made)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "text"),
+    [
+        (([0, 3], [0, 1], [0, 1, 2]), "expected rows below 3"),
+        (([0, 1], [0, -1], [0, 1, 2]), "expected rows below 3"),
+        (([0, 1], [0, 1], [0, 1, 3]), "starts: expected to ascend from 0 to 2"),
+        (([0, 1], [0, 1], [0, 3, 2]), "starts: expected to ascend"),
+        (([0, 1], [1, 0], [0, 2, 2]), "out_rows: expected to ascend"),
+        (([0, 1], [1, 1], [0, 2, 2]), "out_rows: expected to ascend"),
+    ],
+)
+def test_pairs_outside_the_features_are_an_error(pairs: Any, text: str) -> None:
+    with pytest.raises(RuntimeError, match=text):
+        call_with_pairs(*pairs)
+
+
+def test_autocast_casts_as_torch_does() -> None:
+    generator = torch.Generator().manual_seed(2)
+    inputs = some(generator, bias=True, residual=True)
+    floats = {k: v.float() if v.is_floating_point() else v for k, v in inputs.items()}
+    floats["features"].requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = of_table(**floats)
+        assert out.dtype == torch.bfloat16
+        assert of_table(**inputs).dtype == torch.float64
+    out.sum().backward()
+    assert floats["features"].grad.dtype == torch.float32
+    narrow = {k: v.bfloat16() if v.is_floating_point() else v for k, v in floats.items()}
+    assert torch.equal(out, of_table(**narrow))
+
+
+def test_compiles_over_a_map_made_outside() -> None:
+    inputs = strided(torch.Generator().manual_seed(3))
+    made = KernelMap.from_table(inputs["table"], inputs["features"].shape[0])
+    x, w = (inputs[k].float().requires_grad_() for k in ("features", "weight"))
+
+    def network(x: Tensor, w: Tensor, made: KernelMap) -> Tensor:
+        down = sparse_convolution(x, w, made, activation="relu")
+        return sparse_convolution(down, w.transpose(1, 2).contiguous(), made.reverse) * 2
+
+    expected = torch.autograd.grad(network(x, w, made).square().sum(), (x, w))
+    fresh = KernelMap.from_table(inputs["table"], inputs["features"].shape[0])
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        for known in (made, fresh):
+            found = torch.autograd.grad(compiled(x, w, known).square().sum(), (x, w))
+            assert all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
+@pytest.mark.parametrize("module", [kernel_map, conv_ops])
+def test_examples(module: Any) -> None:
+    found = doctest.testmod(module, extraglobs={"torch": torch})
+    assert found.attempted > 0 and found.failed == 0
