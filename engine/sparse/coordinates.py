@@ -13,8 +13,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ...cuda.sparse import map_ops
+from ...cuda.sparse import map_ops, pool_ops
 from ...cuda.sparse.map_ops import CoordinateIndex
+from ...cuda.sparse.pool_ops import Segments
 
 
 class Level:
@@ -84,6 +85,11 @@ class Level:
     def items(self) -> Tensor:
         """int64 [N], the batch item of each row."""
         return self.tensor[:, 0].long()
+
+    @cached_property
+    def segments(self) -> Segments:
+        """The rows of each batch item, for reductions over items."""
+        return pool_ops.sparse_segments(self.items, self.batch_size)
 
     def same_as(self, other: Level) -> bool:
         """Whether both hold the same coordinates in the same order.

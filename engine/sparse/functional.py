@@ -479,7 +479,7 @@ def global_pool(x: SparseTensor, mode: str = "mean") -> Tensor:
         tensor([[1., 1.]])
     """
     one_of("global_pool", "mode", mode, ("mean", "max", "sum", "min"))
-    return pool_ops.sparse_segment_reduce(x.feats, x.level.items, x.batch_size, mode)
+    return pool_ops.sparse_segment_reduce(x.feats, x.level.segments, mode=mode)
 
 
 def upsample(x: SparseTensor, scale: Ints = 2, generative: bool = False) -> SparseTensor:
@@ -564,14 +564,12 @@ def group_norm(
     feats = x.feats
     if feats.dtype in (torch.float16, torch.bfloat16):
         feats = feats.float()
-    rows, items = x.level.items[:, None], x.level.items
-    ones = torch.ones(len(items), 1, dtype=feats.dtype, device=feats.device)
 
     def mean_of_items(values: Tensor) -> Tensor:
         """[N, C] to the mean of each item's group, on each of its rows."""
         wide = values.unflatten(1, (groups, -1))
-        sums = pool_ops.sparse_segment_reduce(wide.mean(2), items, x.batch_size, "mean")
-        back = pool_ops.sparse_interpolate(sums, rows, ones)
+        means = pool_ops.sparse_segment_reduce(wide.mean(2), x.level.segments, mode="mean")
+        back = pool_ops.sparse_gather(means, x.level.items)
         return back[:, :, None].expand_as(wide).flatten(1)
 
     centred = feats - mean_of_items(feats)

@@ -27,8 +27,7 @@ def at_rows(feats: Tensor, rows: Tensor) -> Tensor:
     """
     if rows.dim() != 1 or rows.is_floating_point():
         raise ValueError(f"devoxelize: inverse: expected whole numbers [N], got {list(rows.shape)}")
-    weights = torch.ones(len(rows), 1, dtype=feats.dtype, device=feats.device)
-    return pool_ops.sparse_interpolate(feats, rows[:, None], weights)
+    return pool_ops.sparse_gather(feats, rows)
 
 
 def at_points(

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .arguments import check_rows
 from .cache import Key, MapCache
 from .tensor import SparseTensor
 
@@ -64,7 +65,8 @@ class Plan:
         for cache in self._seen:
             root = cache.levels[0]
             if root.batch_size == batch_size and root.holds(coords):
-                return SparseTensor.on(feats, root, cache).replace(feats)
+                check_rows("Plan.tensor", "feats", feats, len(root), root.device)
+                return SparseTensor.on(feats, root, cache)
         like = self._like
         return self(SparseTensor(coords, feats, like.stride, like.spatial_range, batch_size))
 

@@ -102,6 +102,6 @@ def assert_same_gradients(
     assert_close(output, expected)
     seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(3), dtype=output.dtype)
     got = torch.autograd.grad(output, leaves, seed, retain_graph=True)
-    wanted = torch.autograd.grad(expected, twins, seed)
+    wanted = torch.autograd.grad(expected, twins, seed, retain_graph=True)
     for value, twin in zip(got, wanted):
         assert_close(value, twin)
