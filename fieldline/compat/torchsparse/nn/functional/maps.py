@@ -11,7 +11,6 @@ A kept map is used only for the coordinates that it was made of: they are compar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -83,22 +82,25 @@ class Kmap:
     input_range: Shape | None = None
 
     def __getitem__(self, key: str) -> Any:
-        facts: dict[str, Callable[[], Any]] = {
-            "coords": lambda: self.outputs.tensor,
-            "sizes": lambda: (len(self.inputs.natural.coords), len(self.outputs.natural.coords)),
-            "spatial_range": lambda: self.spatial_range,
-            "out_in_map": lambda: self.kernel_map.table.t(),
-            "nbmaps": lambda: torch.stack(list(self.kernel_map.pairs[:2]), 1),
-            "nbsizes": lambda: self.kernel_map.pairs[2].diff(),
-        }
-        return facts[key]()
+        if key == "coords":
+            return self.outputs.tensor
+        if key == "sizes":
+            return len(self.inputs.natural.coords), len(self.outputs.natural.coords)
+        if key == "spatial_range":
+            return self.spatial_range
+        if key == "out_in_map":
+            return self.kernel_map.table.t()
+        in_rows, out_rows, starts = self.kernel_map.pairs
+        if key == "nbmaps":
+            return torch.stack([in_rows, out_rows], 1)
+        if key == "nbsizes":
+            return starts.diff()
+        raise KeyError(key)
 
     def convolve(self, feats: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         """From the inputs to the outputs."""
-        still = self.inputs is self.outputs
-        return self._run(
-            feats, kernel, self.kernel_map, "submanifold" if still else "strided", bias
-        )
+        kind = "submanifold" if self.inputs is self.outputs else "strided"
+        return self._run(feats, kernel, self.kernel_map, kind, bias)
 
     def convolve_back(self, feats: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         """From the outputs to the inputs, with the same taps."""
