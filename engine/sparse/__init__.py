@@ -6,6 +6,7 @@
 
 from .collate import collate
 from .combine import cat, intersection, union
+from .convert import convert_state_dict
 from .count import LayerCount, OperationCount, count_operations
 from .fuse import fuse
 from .plan import Plan, plan
@@ -21,6 +22,7 @@ __all__ = [
     "Voxelized",
     "cat",
     "collate",
+    "convert_state_dict",
     "count_operations",
     "fuse",
     "hash",

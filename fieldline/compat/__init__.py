@@ -33,6 +33,84 @@ _MODULES = {
             "nerfacc.volrend",
         )
     },
+    "spconv": {
+        name: name
+        for name in (
+            "spconv",
+            "spconv.constants",
+            "spconv.core",
+            "spconv.pytorch",
+            "spconv.pytorch.constants",
+            "spconv.pytorch.conv",
+            "spconv.pytorch.core",
+            "spconv.pytorch.cppcore",
+            "spconv.pytorch.functional",
+            "spconv.pytorch.hash",
+            "spconv.pytorch.identity",
+            "spconv.pytorch.modules",
+            "spconv.pytorch.ops",
+            "spconv.pytorch.pool",
+            "spconv.pytorch.spatial",
+            "spconv.pytorch.tables",
+            "spconv.pytorch.utils",
+            "spconv.tools",
+            "spconv.utils",
+            "cumm",
+            "cumm.tensorview",
+            "cumm.tensorview.gemm",
+        )
+    },
+    "torchsparse": {
+        "torchsparse": "torchsparse",
+        **{
+            f"torchsparse.{name}": f"torchsparse.{name}"
+            for name in (
+                "backbones",
+                "backend",
+                "backends",
+                "nn",
+                "nn.functional",
+                "nn.functional.conv",
+                "nn.functional.hash",
+                "nn.functional.voxelize",
+                "nn.modules",
+                "nn.modules.bev",
+                "nn.modules.conv",
+                "nn.utils",
+                "operators",
+                "tensor",
+                "utils",
+                "utils.collate",
+                "utils.quantize",
+                "utils.tensor_cache",
+                "utils.to_dense",
+                "utils.tune",
+                "utils.utils",
+                "version",
+            )
+        },
+        "torchsparse.backbones.modules": "torchsparse.backbones.blocks",
+        "torchsparse.backbones.resnet": "torchsparse.backbones.networks",
+        "torchsparse.backbones.unet": "torchsparse.backbones.networks",
+        "torchsparse.nn.functional.conv.conv_config": "torchsparse.nn.functional.conv_config",
+    },
+    "torchsparse20": {
+        "torchsparse": "torchsparse20",
+        "torchsparse.backbones": "torchsparse20.backbones",
+        "torchsparse.backbones.modules": "torchsparse20.backbones.blocks",
+        "torchsparse.backend": "torchsparse.backend",
+        "torchsparse.backends": "torchsparse.backends",
+        "torchsparse.nn": "torchsparse20.nn",
+        "torchsparse.nn.functional": "torchsparse20.nn.functional",
+        "torchsparse.nn.utils": "torchsparse.nn.utils",
+        "torchsparse.operators": "torchsparse.operators",
+        "torchsparse.tensor": "torchsparse20.tensor",
+        "torchsparse.utils": "torchsparse.utils",
+        "torchsparse.utils.collate": "torchsparse.utils.collate",
+        "torchsparse.utils.quantize": "torchsparse.utils.quantize",
+        "torchsparse.utils.tune": "torchsparse.utils.tune",
+        "torchsparse.version": "torchsparse20.version",
+    },
 }
 
 
@@ -40,8 +118,11 @@ def install(project: str) -> ModuleType:
     """Makes ``import PROJECT`` mean our module, in this process, for code that is not ours.
 
     Args:
-        project: "gsplat", with its submodules ``rendering`` and ``cuda._wrapper``; or "nerfacc",
-            with all of its own. Others do not resolve, even if the real package is installed.
+        project: "gsplat", with its submodules ``rendering`` and ``cuda._wrapper``; "nerfacc",
+            "spconv" (and ``cumm.tensorview`` with it), "torchsparse" (2.1, batch first) or
+            "torchsparse20" (1.4 to 2.0, batch last; it is imported as ``torchsparse``), with the
+            submodules that their users import. Others do not resolve, even if the real package is
+            installed.
 
     Returns:
         Our module. Calling again changes nothing.
@@ -73,7 +154,7 @@ def install(project: str) -> ModuleType:
             parent, _, child = name.rpartition(".")
             if parent:
                 setattr(sys.modules[parent], child, sys.modules[name])
-    return shown[project]
+    return next(iter(shown.values()))
 
 
 def _stand_in(name: str, ours: ModuleType) -> ModuleType:

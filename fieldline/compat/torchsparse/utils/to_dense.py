@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torchsparse's ``utils.to_dense``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["to_dense"]
+
+
+def to_dense(feats: Tensor, coords: Tensor, spatial_range: Sequence[int]) -> Tensor:
+    """Writes features into a dense tensor of zeros.
+
+    Args:
+        feats: [N, C].
+        coords: [N, n], places along the first n axes of the result.
+        spatial_range: Sizes of those axes, the batch's among them.
+
+    Returns:
+        [*spatial_range, C]. Rows outside it are left out; of rows of one place, one is kept.
+
+    Example:
+        >>> coords = torch.tensor([[0, 1, 0, 0]])
+        >>> to_dense(torch.ones(1, 2), coords, (1, 2, 1, 1))[0, :, 0, 0, 0].tolist()
+        [0.0, 1.0]
+    """
+    shape = tuple(int(n) for n in spatial_range)
+    if coords.dim() != 2 or coords.shape[1] != len(shape):
+        raise ValueError(
+            f"to_dense: coords: expected shape [N, {len(shape)}], got {list(coords.shape)}"
+        )
+    coords = coords.long()
+    inside = ((coords >= 0) & (coords < torch.tensor(shape, device=coords.device))).all(1)
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    places = (coords * torch.tensor(strides, device=coords.device)).sum(1)
+    n_places = math.prod(shape)
+    # Rows outside go to a place of their own, which is dropped: no round trip to count them.
+    places = torch.where(inside, places, n_places)
+    dense = feats.new_zeros(n_places + 1, feats.shape[1]).index_put((places,), feats)
+    return dense[:-1].view(*shape, -1)
