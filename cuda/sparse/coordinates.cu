@@ -143,6 +143,14 @@ struct Sorted {
   int64_t count;
 };
 
+// How many slots `rows` rows have.
+int64_t slots_of(const Reach& reach, int64_t rows) {
+  const int64_t n = rows * reach.per_row;
+  STD_TORCH_CHECK(n < int64_t{1} << 32,
+                  "sparse coordinates: expected fewer than 2^32 candidates, got ", n);
+  return n;
+}
+
 class Sorter {
  public:
   Sorter(const Source& source, int64_t n, const Layout* layout, bool wide, Stream stream)
@@ -156,8 +164,6 @@ class Sorter {
                 begins_.data<uint8_t>(),
                 places_.data<int64_t>(),
                 n} {
-    STD_TORCH_CHECK(n < int64_t{1} << 32,
-                    "sparse coordinates: expected fewer than 2^32 candidates, got ", n);
     FL_LAUNCH(slot_kernel, blocks_for(n), kThreads, 0, stream, source, n, sorted_.slots,
               numbers_.data<uint32_t>());
     sorted_.number = wide ? by_columns(stream) : by_keys(layout, stream);
@@ -307,7 +313,7 @@ Numbers make_levels(const Tensor& coords, const std::vector<Reach>& reaches,
     if (!wide)
       FL_LAUNCH(layout_kernel, 1, 1, 0, stream, source.reach, level == 0, extents,
                 progress.state());
-    const Sorter sorter(source, from.size(0) * source.reach.per_row, &extents->layout, wide,
+    const Sorter sorter(source, slots_of(source.reach, from.size(0)), &extents->layout, wide,
                         stream);
     from = sets[level];
     const Level result{from.size(0), output<int32_t>(from), progress.count(level + 1),
@@ -318,14 +324,12 @@ Numbers make_levels(const Tensor& coords, const std::vector<Reach>& reaches,
   return progress.read();
 }
 
+constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max();
+
 // The most rows that each level can have.
 Numbers most_rows(int64_t n, const std::vector<Reach>& reaches) {
   Numbers most;
-  for (const Reach& reach : reaches) {
-    const int64_t limit = std::numeric_limits<int64_t>::max() / reach.per_row;
-    n = std::min(n, limit) * reach.per_row;
-    most.push_back(n);
-  }
+  for (const Reach& reach : reaches) most.push_back(n = std::min(n * reach.per_row, kMostRows));
   return most;
 }
 
@@ -381,10 +385,11 @@ struct CudaCoordinates {
       const Numbers found = make_levels(coords, reaches, sets, wide, stream);
       for (std::size_t level = 0; level < sets.size(); ++level) {
         const int64_t count = found[level + 1];
-        if (found[0] == kComplete)
-          sets[level] = head(sets[level], count);
-        else
-          room[level] = std::min(most[level], std::max(room[level], 2 * count));
+        if (found[0] == kComplete) sets[level] = head(sets[level], count);
+        if (found[0] != kCut || count <= room[level]) continue;
+        STD_TORCH_CHECK(count <= kMostRows,
+                        "sparse_reached: expected sets of fewer than 2^31 rows, ", "got ", count);
+        room[level] = std::min(most[level], 2 * count);
       }
       if (found[0] == kComplete) return sets;
       wide |= found[0] == kTooWide;
