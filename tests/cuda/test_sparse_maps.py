@@ -614,6 +614,18 @@ def test_an_index_that_does_not_belong_is_refused() -> None:
         library.ops().sparse_lookup(coords, slots, coords)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_changed_after_indexing_do_no_harm(backend: str) -> None:
+    with running_on(backend) as device:
+        coords = sorted_rows(seeded("changed")).to(device)
+        index = sparse_index(coords)
+        coords.zero_()
+        for symmetric in (True, False):
+            pairs = map_ops.sparse_kernel_pairs(index, coords, KERNELS["k3"], symmetric)
+            for rows in pairs[:2]:
+                assert bool(((rows >= 0) & (rows < coords.shape[0])).all())
+
+
 @pytest.mark.parametrize("module", [coordinate_ops, map_ops])
 def test_examples(module: ModuleType) -> None:
     result = doctest.testmod(module)
