@@ -78,6 +78,7 @@ void merge_line(const Key<W>* coarse, int64_t begin, int64_t end, const Key<W>* 
   for (int64_t i = begin; i < end; ++i) {
     const Key<W> key = coarse[i] + line.offset;
     j = advance(fine, n_fine, j, key);
+    uint64_t next_tap = 0;
     for (int64_t k = j; k < n_fine; ++k) {
       uint64_t tap = distance(fine[k], key);
       if (tap > span) break;
@@ -85,6 +86,9 @@ void merge_line(const Key<W>* coarse, int64_t begin, int64_t end, const Key<W>* 
         if (tap % line.step != 0) continue;
         tap /= line.step;
       }
+      // Never, unless rows were changed after their index was made: then no tap is met twice.
+      if (tap < next_tap) break;
+      next_tap = tap + 1;
       out[tap][counts[tap]++] = {static_cast<int32_t>(i), static_cast<int32_t>(k)};
     }
   }
