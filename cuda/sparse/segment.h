@@ -114,7 +114,7 @@ struct ReduceArgs {
   // The row of an item, or -1 if there is no such row.
   FL_HD int64_t row_of(int32_t item) const {
     const int64_t row = items_per_row == 1 ? item : item / items_per_row;
-    return row < n_rows ? row : -1;
+    return item >= 0 && row < n_rows ? row : -1;
   }
 };
 

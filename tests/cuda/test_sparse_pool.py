@@ -426,6 +426,23 @@ def test_bad_rows_stay_in_bounds(backend: str) -> None:
         assert pool_ops.sparse_gather(x, rows).flatten().tolist() == [1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bad_lists_stay_in_bounds(backend: str) -> None:
+    with running_on(backend) as device:
+        order = torch.tensor([-5, 3, 2**31 - 1, -(2**31)], dtype=torch.int32, device=device)
+        starts = torch.tensor([-(2**50), 2**50, 1, 0], device=device)
+        x = torch.ones(2, 1, device=device)
+        weights = torch.ones(2, 2, device=device)
+        out = library.ops().sparse_interpolate_features_backward(x, weights, order, starts, 2)
+        assert out.flatten().tolist() == [1, 0, 0]
+        for mode in range(4):
+            found, _ = library.ops().sparse_segment_reduce(x, order, order, starts, mode)
+            assert found.flatten().tolist() == [0, 0, 0]
+        picked = torch.tensor([[-7], [2**31 - 1]], dtype=torch.int32, device=device)
+        put = library.ops().sparse_segment_picked_backward(x, picked, 3)
+        assert put.flatten().tolist() == [0, 0, 0]
+
+
 # What is not a number.
 
 
