@@ -6,7 +6,8 @@
 #include "core/portable.h"
 #include "core/registration.h"
 #include "sparse/interpolate_entry.h"
-#include "sparse/segment_cuda.h"
+#include "sparse/rows_cuda.h"
+#include "sparse/segment_reduce.h"
 
 namespace fl::sparse {
 namespace {

@@ -2,16 +2,16 @@
 //
 // CPU schedule of reductions over segments: threads over short segments and over blocks of long
 // ones, then over the long ones' parts.
-#pragma once
-
 #include <algorithm>
 #include <atomic>
 #include <vector>
 
 #include "core/parallel.h"
+#include "sparse/segment_reduce.h"
 #include "sparse/segment_simd.h"
 
 namespace fl::sparse {
+namespace {
 
 template <typename T>
 class LongSegments {
@@ -62,6 +62,8 @@ class LongSegments {
   std::vector<int64_t> counts_;
 };
 
+}  // namespace
+
 template <typename T>
 void reduce_on_cpu(const ReduceArgs<T>& a) {
   const int64_t n = a.segments.n_segments;
@@ -77,5 +79,10 @@ void reduce_on_cpu(const ReduceArgs<T>& a) {
   });
   if (any_long) LongSegments<T>(a).run();
 }
+
+template void reduce_on_cpu(const ReduceArgs<float>&);
+template void reduce_on_cpu(const ReduceArgs<double>&);
+template void reduce_on_cpu(const ReduceArgs<Half>&);
+template void reduce_on_cpu(const ReduceArgs<BFloat16>&);
 
 }  // namespace fl::sparse

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // CUDA schedule of reductions over segments: a thread a run of channels of a short segment, or of a
-// block of a long one; then a thread block a long segment.
-#pragma once
-
+// block of a long one; then the threads of a block over the parts of each long one.
 #include "core/device_guard.h"
 #include "core/sort_scan.h"
 #include "sparse/rows_cuda.h"
-#include "sparse/segment.h"
+#include "sparse/segment_reduce.h"
 
 namespace fl::sparse {
+namespace {
 
 constexpr int kRowsAtOnce = 8;
 
@@ -219,6 +218,8 @@ void reduce_segments(const ReduceArgs<T>& a, Stream stream) {
   FL_LAUNCH((join_kernel<kReduction, V, T>), grid, narrow.block, 0, stream, a, memory);
 }
 
+}  // namespace
+
 // Means are sums until they are stored.
 template <typename T>
 void reduce_on_gpu(const ReduceArgs<T>& a, const Tensor& like) {
@@ -234,5 +235,10 @@ void reduce_on_gpu(const ReduceArgs<T>& a, const Tensor& like) {
       reduce_segments<Reduction::sum, kWidth>(a, stream);
   });
 }
+
+template void reduce_on_gpu(const ReduceArgs<float>&, const Tensor&);
+template void reduce_on_gpu(const ReduceArgs<double>&, const Tensor&);
+template void reduce_on_gpu(const ReduceArgs<Half>&, const Tensor&);
+template void reduce_on_gpu(const ReduceArgs<BFloat16>&, const Tensor&);
 
 }  // namespace fl::sparse
