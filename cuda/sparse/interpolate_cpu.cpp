@@ -8,7 +8,7 @@
 #include "core/registration.h"
 #include "sparse/interpolate_entry.h"
 #include "sparse/interpolate_simd.h"
-#include "sparse/segment_cpu.h"
+#include "sparse/segment_reduce.h"
 
 namespace fl::sparse {
 namespace {

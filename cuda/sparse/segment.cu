@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Segments on CUDA: rows are sorted by segment with a stable sort, so that every sum has one order.
+#include "core/device_guard.h"
 #include "core/registration.h"
-#include "sparse/segment_cuda.h"
+#include "core/sort_scan.h"
+#include "sparse/rows_cuda.h"
 #include "sparse/segment_entry.h"
+#include "sparse/segment_reduce.h"
 
 namespace fl::sparse {
 namespace {

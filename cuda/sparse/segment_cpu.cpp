@@ -2,14 +2,16 @@
 //
 // Segments on the CPU. Rows are sorted by counting: segments are few beside the digits of a key,
 // and where each begins is wanted too.
+#include <algorithm>
 #include <atomic>
 #include <numeric>
 #include <vector>
 
 #include "core/registration.h"
 #include "core/sort_scan_cpu.h"
-#include "sparse/segment_cpu.h"
 #include "sparse/segment_entry.h"
+#include "sparse/segment_reduce.h"
+#include "sparse/segment_simd.h"
 
 namespace fl::sparse {
 namespace {

@@ -2,16 +2,16 @@
 //
 // CPU schedule of reductions over segments: threads over short segments and over blocks of long
 // ones, then over the long ones' parts.
-#pragma once
-
 #include <algorithm>
 #include <atomic>
 #include <vector>
 
 #include "core/parallel.h"
+#include "sparse/segment_reduce.h"
 #include "sparse/segment_simd.h"
 
 namespace fl::sparse {
+namespace {
 
 template <typename T>
 class LongSegments {
@@ -31,14 +31,14 @@ class LongSegments {
     });
     parallel_for(0, n_parts_, 1024, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const Part part = part_of(i);
+        const SegmentPart part = part_of(i);
         if (part.starts_here) combine(part.segment);
       }
     });
   }
 
  private:
-  Part part_of(int64_t i) const {
+  SegmentPart part_of(int64_t i) const {
     return part_of_block(a_.segments, i / 2, static_cast<int>(i % 2));
   }
 
@@ -62,6 +62,8 @@ class LongSegments {
   std::vector<int64_t> counts_;
 };
 
+}  // namespace
+
 template <typename T>
 void reduce_on_cpu(const ReduceArgs<T>& a) {
   const int64_t n = a.segments.n_segments;
@@ -77,5 +79,10 @@ void reduce_on_cpu(const ReduceArgs<T>& a) {
   });
   if (any_long) LongSegments<T>(a).run();
 }
+
+template void reduce_on_cpu(const ReduceArgs<float>&);
+template void reduce_on_cpu(const ReduceArgs<double>&);
+template void reduce_on_cpu(const ReduceArgs<Half>&);
+template void reduce_on_cpu(const ReduceArgs<BFloat16>&);
 
 }  // namespace fl::sparse
