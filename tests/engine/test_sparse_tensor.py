@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import sparse_twin as twin
@@ -197,6 +199,21 @@ def test_maps_made_in_inference_serve_training() -> None:
         y = model(tensor)
         twin.assert_close(y.feats.detach(), expected.clone())
         y.feats.sum().backward()
+
+
+def test_maps_go_with_the_last_tensor() -> None:
+    """Nothing waits for the garbage collector, which knows nothing of a GPU's memory."""
+    layers = [fl.nn.SubmConv1d(1, 1, 3), fl.nn.Conv1d(1, 1, 2, 2), fl.nn.InverseConv1d(1, 1, 2, 2)]
+    gc.collect()
+    gc.disable()
+    try:
+        x = line(1, 2, 5)
+        fl.nn.Sequential(*layers)(x).feats.sum().backward()
+        held = [weakref.ref(x.maps), *(weakref.ref(f.kernel_map) for f in x.maps.entries.values())]
+        del x
+        assert [reference() for reference in held] == [None] * len(held)
+    finally:
+        gc.enable()
 
 
 def test_copies_and_pickles_leave_maps_behind() -> None:
