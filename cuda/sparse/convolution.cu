@@ -121,14 +121,16 @@ struct CudaConvolution {
 
 }  // namespace
 
-#if defined(__CUDACC__)
 bool has_tensor_cores() {
+#if defined(__CUDACC__)
   int major = 0;
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, current_device()),
              "has_tensor_cores");
   return major >= 8;
-}
+#else
+  return true;
 #endif
+}
 
 FL_LIBRARY_IMPL_CUDA(m) { m.impl("sparse_conv", TORCH_BOX(&sparse_conv<CudaConvolution>)); }
 

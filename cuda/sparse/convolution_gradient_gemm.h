@@ -149,8 +149,6 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) sum_chunks_kernel(GradientArgs<T> a) {
   a.out[tap * values + i] = narrow<T>(sum);
 }
 
-#if defined(__CUDACC__)
-
 constexpr int kGradientThreads = 128;
 
 template <typename T>
@@ -187,9 +185,9 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kGradientThreads, 4) tensor_gradient_kernel(GradientA
   using Stage = GradientStage<T>;
   constexpr int kStages = Stage::kStages, kDepth = Stage::kDepth;
   FL_DYNAMIC_SHARED(unsigned char, memory);
-  T* const from = reinterpret_cast<T*>(memory);
+  T* const from = reinterpret_cast<T*>(&memory[0]);
   T* const to = from + kStages * Stage::kValues;
-  int32_t* const in_rows = reinterpret_cast<int32_t*>(memory + Stage::bytes);
+  int32_t* const in_rows = reinterpret_cast<int32_t*>(&memory[0] + Stage::bytes);
   int32_t* const out_rows = in_rows + a.chunk;
   const Part part = find_part(a.starts, a.n_taps, a.chunk, blockIdx.x);
   if (part.tap < 0) return;
@@ -250,7 +248,5 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kGradientThreads, 4) tensor_gradient_kernel(GradientA
       partial[static_cast<int64_t>(row) * a.channels_out + column] = sums[m][n][k];
   }
 }
-
-#endif
 
 }  // namespace fl::sparse
