@@ -100,6 +100,7 @@ struct CudaGradient {
   template <typename T>
   static void run(GradientArgs<T> a, const WeightGradientInput& in, int64_t n_pairs,
                   Stream stream) {
+    a.n_pairs = n_pairs;
     a.chunk = choose_chunk(a, n_pairs);
     a.chunks = most_parts(n_pairs, a.n_taps, a.chunk);
     const Tensor partial =
