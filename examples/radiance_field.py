@@ -41,7 +41,7 @@ class SceneOptions:
     step: float  # in units of the innermost box's half edge
     half_edge: float | None  # of the innermost box around the origin; None: from the cameras
     cone_angle: float = 0.0
-    near_plane: float = 0.0
+    near_plane: float = 0.0  # in units of that half edge
     alpha_thre: float = 0.0
     resolutions: tuple[int, ...] = (64, 128, 256)  # of the field
 
@@ -50,7 +50,14 @@ SCENES = {
     # NerfAcc's settings of NeRF-Synthetic and of Mip-NeRF 360.
     "lego": SceneOptions(2, 1, 5e-3 / 1.5, 1.5),
     "fox": SceneOptions(
-        8, 4, 5e-3, None, cone_angle=0.004, near_plane=0.2, alpha_thre=1e-2, resolutions=(64, 128)
+        8,
+        4,
+        5e-3,
+        None,
+        cone_angle=0.004,
+        near_plane=0.8,
+        alpha_thre=1e-2,
+        resolutions=(32, 64, 128),
     ),
 }
 
@@ -236,15 +243,29 @@ class Trainer:
         self.options, self.how = options, how
         self.data = rays_of(scene.train, options.device)
         box = base_box(scene, how.half_edge).to(options.device)
-        self.step_size = how.step * float(box[3] - box[0]) / 2
+        half_edge = float(box[3] - box[0]) / 2
+        self.step_size, self.near_plane = how.step * half_edge, how.near_plane * half_edge
         self.estimator = fl.OccupancyEstimator(box, options.resolution, how.levels)
         self.estimator.to(options.device)
+        if how.levels > 1:
+            self.leave_out_unseen(scene.train)
         edge = min(how.resolutions[0], options.finest)
         full = torch.ones(how.levels, edge, edge, edge, dtype=torch.bool, device=options.device)
         self.field = SparseField(self.estimator.aabbs, grids.build_masks(full))
         self.optimizer = self.make_optimizer()
         self.generator = torch.Generator(options.device).manual_seed(options.seed)
         self.count = options.rays
+
+    def leave_out_unseen(self, views: list[fl.datasets.View]) -> None:
+        """Takes out the cells that no camera sees: haze there would hide the scene from others."""
+        cameras = [view.camera for view in views]
+        K = torch.stack([camera.K for camera in cameras])
+        c2w = torch.linalg.inv(torch.stack([camera.world_to_camera.double() for camera in cameras]))
+        size = cameras[0].width, cameras[0].height
+        device = self.options.device
+        self.estimator.mark_invisible_cells(
+            K.float().to(device), c2w.float().to(device), *size, near_plane=self.near_plane
+        )
 
     def make_optimizer(self, factor: float = 1.0) -> torch.optim.Optimizer:
         """Adam, with fast grids and a slow network."""
@@ -259,7 +280,7 @@ class Trainer:
         """Options of the estimator."""
         return {
             "render_step_size": self.step_size,
-            "near_plane": self.how.near_plane,
+            "near_plane": self.near_plane,
             "cone_angle": self.how.cone_angle,
         }
 
