@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -83,4 +85,31 @@ def check_number(
     if not (number > at_least if above else number >= at_least):
         wanted = "above" if above else "of at least"
         raise ValueError(f"{function}: {name}: expected a number {wanted} {at_least}, got {value}")
+    return number
+
+
+def check_count(function: str, name: str, value: object, at_least: int) -> int:
+    """The value as an int, or an error unless it is a whole number that reaches the bound.
+
+    Args:
+        function: Who asks.
+        name: The argument.
+        value: Its value.
+        at_least: The bound.
+
+    Returns:
+        The value.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is below the bound.
+    """
+    try:
+        number = operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        raise TypeError(
+            f"{function}: {name}: expected an integer, got {type(value).__name__}"
+        ) from None
+    if number < at_least:
+        raise ValueError(f"{function}: {name}: expected {at_least} or more, got {number}")
     return number

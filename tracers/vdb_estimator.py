@@ -8,6 +8,7 @@ Samples are the same, to the last bit.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,8 @@ from ..cuda.vdb.grid_ops import (
     refine_masks,
 )
 from ..cuda.vdb.walk_ops import sample_masks
-from .occupancy import CELLS_AT_ONCE, OccupancyEstimator, OccupancyFunction
+from .checks import check_count, check_number
+from .occupancy import CELLS_AT_ONCE, OccupancyEstimator, OccupancyFunction, check_occupancies
 
 if TYPE_CHECKING:
     from ..representations.vdb import VDBGrid
@@ -189,7 +191,8 @@ class VDBEstimator(OccupancyEstimator):
             An estimator of its own, in evaluation mode, which cannot be trained.
 
         Raises:
-            ValueError: factor is below 1, or occ_eval_fn gave another shape.
+            TypeError: A number has another type.
+            ValueError: factor is below 1, occ_thre is NaN, or occ_eval_fn gave another shape.
 
         Example:
             >>> estimator = VDBEstimator([-1, -1, -1, 1, 1, 1], 16)
@@ -199,10 +202,10 @@ class VDBEstimator(OccupancyEstimator):
             [32, 32, 32]
         """
         name = f"{type(self).__name__}.refined"
-        if int(factor) < 1:
-            raise ValueError(f"{name}: factor: expected 1 or more, got {factor}")
+        factor = check_count(name, "factor", factor, 1)
+        occ_thre = check_number(name, "occ_thre", occ_thre, -math.inf)
         masks = self.masks()
-        masks = refine_masks(masks, int(factor)) if factor > 1 else masks
+        masks = refine_masks(masks, factor) if factor > 1 else masks
         cells = active_coordinates(masks, with_level=True)
         resolution = torch.tensor(masks.resolution, device=masks.device)
         kept = [cells[:0]]
@@ -210,11 +213,7 @@ class VDBEstimator(OccupancyEstimator):
             boxes = self.aabbs[part[:, 0].long()]
             places = (part[:, 1:] + 0.5) / resolution
             found = occ_eval_fn(boxes[:, :3] + places * (boxes[:, 3:] - boxes[:, :3]))
-            if found.numel() != len(part):
-                raise ValueError(
-                    f"{name}: occ_eval_fn: expected shape [{len(part)}, 1], got {list(found.shape)}"
-                )
-            kept.append(part[found.reshape(-1) > occ_thre])
+            kept.append(part[check_occupancies(name, found, len(part)) > occ_thre])
         full = masks_from_coordinates(torch.cat(kept), masks.resolution, masks.levels)
         masks = intersection(dilate_masks(full, 26), masks)
         return self._from_masks(masks, self.aabbs[0], self.aabbs, self.exact)
