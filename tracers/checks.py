@@ -52,6 +52,32 @@ def _fits(tensor: Tensor, shape: tuple[int | str, ...]) -> bool:
     )
 
 
+def check_background(function: str, name: str, background: object, like: Tensor) -> None:
+    """Raises unless a background is one colour, or one for each ray.
+
+    Args:
+        function: Who asks.
+        name: The argument.
+        background: Its value.
+        like: Colours of the rays, [..., 3].
+
+    Raises:
+        TypeError: It is no floating tensor.
+        ValueError: Its shape or device is another.
+    """
+    check_tensor(function, name, background, like=like)
+    assert isinstance(background, Tensor)
+    shape = tuple(background.shape)
+    try:
+        fits = torch.broadcast_shapes(shape, like.shape) == like.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{function}: {name}: expected shape [3] or {list(like.shape)}, got {list(shape)}"
+        )
+
+
 def check_number(
     function: str,
     name: str,
