@@ -314,6 +314,47 @@ def test_cells_that_no_camera_sees_stay_out_of_late_updates() -> None:
     assert (estimator.occs[:256] == -1).all() and not estimator.binaries.view(-1)[:256].any()
 
 
+def test_a_checkpoint_of_masks() -> None:
+    dense = filled(resolution=20, levels=2, share=0.1)
+    finer = VDBEstimator.from_estimator(dense).refined(ball, 2, 0.0)
+    buffer = io.BytesIO()
+    torch.save(finer.state_dict(), buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+    o, d = rays(50)
+    expected = finer.sampling(o, d, render_step_size=0.05)
+    assert len(expected[0])
+    for other in (VDBEstimator([0, 0, 0, 1, 1, 1], 4), copy.deepcopy(finer)):
+        other.load_state_dict(state)
+        found = other.sampling(o, d, render_step_size=0.05)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected))
+        assert other.levels == 2 and other.resolution.tolist() == [40, 40, 40]
+        with pytest.raises(RuntimeError, match="cannot be trained"):
+            other.train().update_every_n_steps(0, ball)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "text"),
+    [
+        ("masks.leaves", lambda x: x[:-1], "leaves: expected"),
+        ("masks.nodes", lambda x: x + 1, "check_masks"),
+        ("masks.tops", lambda x: x.float(), "expected int64"),
+        ("masks.tops", lambda x: x[0], r"masks.tops \[levels, X, Y, Z, 2\]"),
+        ("resolution", lambda x: x * 99, "check_masks"),
+        ("aabbs", lambda x: x[:1], r"aabbs: expected shape \[2, 6\]"),
+        ("masks.nodes", lambda x: None, "masks.nodes: expected a tensor, got NoneType"),
+    ],
+)
+def test_damaged_masks_of_a_checkpoint(
+    key: str, change: Callable[[torch.Tensor], object], text: str
+) -> None:
+    dense = filled(resolution=20, levels=2)
+    state = VDBEstimator.from_estimator(dense).refined(ball, 2, 0.0).state_dict()
+    state[key] = change(state[key])
+    with pytest.raises(RuntimeError, match=text):
+        VDBEstimator(BOX, 4).load_state_dict(state)
+
+
 @pytest.mark.parametrize("kind", [OccupancyEstimator, VDBEstimator])
 def test_a_checkpoint_of_other_cells_is_named(kind: type[OccupancyEstimator]) -> None:
     state = filled(resolution=8).state_dict()
