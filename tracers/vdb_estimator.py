@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..cuda.vdb.grid_change_ops import dilate_masks, intersection, refine_masks
 from ..cuda.vdb.grid_ops import (
     Masks,
     active_coordinates,
     build_masks,
     check_masks,
-    dilate_masks,
-    intersection,
     masks_from_coordinates,
-    refine_masks,
 )
 from ..cuda.vdb.walk_ops import sample_masks
 from .checks import check_count, check_number, check_tensor
