@@ -4,13 +4,22 @@
     python examples/radiance_field.py DATA/nerf_synthetic/lego --picture lego.png
     python examples/radiance_field.py DATA/fox --scene fox --seconds 600 --json fox.json
 
+Read `Trainer.step` first: it is the loop that NerfAcc's users know, an estimator that says where
+rays are sampled and `rendering` of what a field says there. `main` is the rest in order.
+
 The field is a sparse grid of densities and features, read trilinearly, and a small network that
 makes colours of features and directions. It grows finer twice while it trains, and keeps voxels
-only where the occupancy estimator has found something. Then the estimator is converted in one line,
-``VDBEstimator.from_estimator``, and the held-out views are rendered with both: the same pictures.
-The third row, ``refined``, is another grid, masks four times as fine (dense, 134 MB) of where the
-trained field stops more than a tenth of the light in a sample's length, so that rays ask less
-about haze. Its pictures differ a little: compare the PSNR of each row.
+only where the occupancy estimator has found something. Then the held-out views are rendered four
+ways:
+
+- ``two_pass``: the occupancy grid, as NerfAcc's examples render: in chunks of 8,192 rays densities
+  of all samples, then colours of those that are seen, with NerfAcc's ``early_stop_eps``;
+- ``occupancy``: the same grid through `fl.render_rays`;
+- ``vdb``: that, over nested masks, converted in one line by ``VDBEstimator.from_estimator``. Only
+  the grid differs from the row above, and the pictures are the same;
+- ``refined``: other masks, four times as fine (dense, 134 MB), of where the trained field stops so
+  much of the light in a sample's length that training views look the same without the rest. Rays
+  ask less about haze. Held-out pictures differ a little: compare the PSNR of each row.
 """
 
 from __future__ import annotations
@@ -25,7 +34,7 @@ from typing import Any, Literal
 import torch
 import tyro
 from fieldline.cuda.vdb import grid_ops as grids
-from fieldline.tracers.ray_rendering import render_rays
+from fieldline.cuda.vdb.grid_change_ops import dilate_masks, refine_masks
 from fieldline.tracers.volume_rendering import distortion, rendering
 from torch import Tensor, nn
 
@@ -41,7 +50,7 @@ class SceneOptions:
     step: float  # in units of the innermost box's half edge
     half_edge: float | None  # of the innermost box around the origin; None: from the cameras
     cone_angle: float = 0.0
-    near_plane: float = 0.0
+    near_plane: float = 0.0  # in units of that half edge
     alpha_thre: float = 0.0
     resolutions: tuple[int, ...] = (64, 128, 256)  # of the field
 
@@ -50,7 +59,14 @@ SCENES = {
     # NerfAcc's settings of NeRF-Synthetic and of Mip-NeRF 360.
     "lego": SceneOptions(2, 1, 5e-3 / 1.5, 1.5),
     "fox": SceneOptions(
-        8, 4, 5e-3, None, cone_angle=0.004, near_plane=0.2, alpha_thre=1e-2, resolutions=(64, 128)
+        8,
+        4,
+        5e-3,
+        None,
+        cone_angle=0.004,
+        near_plane=0.8,
+        alpha_thre=1e-2,
+        resolutions=(32, 64, 128),
     ),
 }
 
@@ -58,8 +74,13 @@ SCENES = {
 WARMUP = 96
 # Rays end where less than this is seen; samples that weigh less than that take their ray's colour.
 RENDERING = {"early_stop": 1e-2, "color_thre": 1e-3}
-# What refined masks keep: this opacity of a sample, and the cells around it.
-REFINED = {"factor": 4, "occ_thre": 0.1}
+# What NerfAcc's examples render with.
+TWO_PASS = {"early_stop_eps": 1e-4, "chunk": 8192}
+# How much finer refined masks are, and the opacities of a sample above which they may keep a cell
+# (with those around it): the highest that costs training views no more than this many dB.
+REFINED_FACTOR = 4
+REFINED_THRESHOLDS = (0.3, 0.1, 0.03, 0.01, 0.003)
+REFINED_LOSS = 0.01
 
 
 @dataclass
@@ -88,6 +109,8 @@ class Options:
     """Samples a step, about: fewer rays are drawn where each sees more."""
     views: int | None = None
     """Most held-out views that are rendered."""
+    tuning_views: int = 2
+    """Training views on which the threshold of refined masks is chosen."""
     repeats: int = 3
     """How often each view is rendered; the best time counts."""
     seed: int = 0
@@ -229,6 +252,24 @@ def base_box(scene: fl.datasets.Scene, half_edge: float | None) -> Tensor:
     return torch.cat([target - half, target + half]).float()
 
 
+def field_along(
+    field: SparseField, origins: Tensor, directions: Tensor
+) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+    """The two functions that NerfAcc's interface asks for: densities, and colours with them."""
+
+    def positions(t_starts: Tensor, t_ends: Tensor, rays: Tensor) -> Tensor:
+        return origins[rays] + directions[rays] * ((t_starts + t_ends) / 2)[:, None]
+
+    def sigma_fn(t_starts: Tensor, t_ends: Tensor, rays: Tensor) -> Tensor:
+        return field.density(positions(t_starts, t_ends, rays))[0]
+
+    def rgb_sigma_fn(t_starts: Tensor, t_ends: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
+        places = positions(t_starts, t_ends, rays)
+        return field.color(places, directions[rays]), field.density(places)[0]
+
+    return sigma_fn, rgb_sigma_fn
+
+
 class Trainer:
     """A field and its estimator, made from photographs."""
 
@@ -236,15 +277,29 @@ class Trainer:
         self.options, self.how = options, how
         self.data = rays_of(scene.train, options.device)
         box = base_box(scene, how.half_edge).to(options.device)
-        self.step_size = how.step * float(box[3] - box[0]) / 2
+        half_edge = float(box[3] - box[0]) / 2
+        self.step_size, self.near_plane = how.step * half_edge, how.near_plane * half_edge
         self.estimator = fl.OccupancyEstimator(box, options.resolution, how.levels)
         self.estimator.to(options.device)
+        if how.levels > 1:
+            self.leave_out_unseen(scene.train)
         edge = min(how.resolutions[0], options.finest)
         full = torch.ones(how.levels, edge, edge, edge, dtype=torch.bool, device=options.device)
         self.field = SparseField(self.estimator.aabbs, grids.build_masks(full))
         self.optimizer = self.make_optimizer()
         self.generator = torch.Generator(options.device).manual_seed(options.seed)
         self.count = options.rays
+
+    def leave_out_unseen(self, views: list[fl.datasets.View]) -> None:
+        """Takes out the cells that no camera sees: haze there would hide the scene from others."""
+        cameras = [view.camera for view in views]
+        K = torch.stack([camera.K for camera in cameras])
+        c2w = torch.linalg.inv(torch.stack([camera.world_to_camera.double() for camera in cameras]))
+        size = cameras[0].width, cameras[0].height
+        device = self.options.device
+        self.estimator.mark_invisible_cells(
+            K.float().to(device), c2w.float().to(device), *size, near_plane=self.near_plane
+        )
 
     def make_optimizer(self, factor: float = 1.0) -> torch.optim.Optimizer:
         """Adam, with fast grids and a slow network."""
@@ -259,7 +314,7 @@ class Trainer:
         """Options of the estimator."""
         return {
             "render_step_size": self.step_size,
-            "near_plane": self.how.near_plane,
+            "near_plane": self.near_plane,
             "cone_angle": self.how.cone_angle,
         }
 
@@ -267,8 +322,8 @@ class Trainer:
         """Makes the field finer, and empty where the estimator found nothing."""
         masks = grids.build_masks(self.estimator.binaries)
         if resolution > masks.resolution[0]:
-            masks = grids.refine_masks(masks, resolution // masks.resolution[0])
-        self.field.refine(grids.dilate_masks(masks, 26))
+            masks = refine_masks(masks, resolution // masks.resolution[0])
+        self.field.refine(dilate_masks(masks, 26))
         self.optimizer = self.make_optimizer()
 
     def run(self, progress: Callable[[int, float], None]) -> tuple[int, float]:
@@ -308,16 +363,7 @@ class Trainer:
         )
         origins, directions = data.origins[chosen], data.directions[chosen]
 
-        def positions(t_starts: Tensor, t_ends: Tensor, rays: Tensor) -> Tensor:
-            return origins[rays] + directions[rays] * ((t_starts + t_ends) / 2)[:, None]
-
-        def sigma_fn(t_starts: Tensor, t_ends: Tensor, rays: Tensor) -> Tensor:
-            return field.density(positions(t_starts, t_ends, rays))[0]
-
-        def rgb_sigma_fn(t_starts: Tensor, t_ends: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
-            places = positions(t_starts, t_ends, rays)
-            return field.color(places, directions[rays]), field.density(places)[0]
-
+        sigma_fn, rgb_sigma_fn = field_along(field, origins, directions)
         rays, t_starts, t_ends = estimator.sampling(
             origins,
             directions,
@@ -367,38 +413,120 @@ class Figures:
     images: list[Tensor] = field(default_factory=list)
 
 
+Render = Callable[[Tensor, Tensor], tuple[Tensor, int]]
+
+
+def two_passes(trainer: Trainer, estimator: fl.OccupancyEstimator) -> Render:
+    """Renders [H, W, 3] rays as NerfAcc's examples do: what is visible first, then its colours."""
+
+    @torch.no_grad()
+    def render(origins: Tensor, directions: Tensor) -> tuple[Tensor, int]:
+        white = torch.ones(3, device=origins.device)
+        parts, n_samples = [], 0
+        for o, d in zip(
+            origins.reshape(-1, 3).split(TWO_PASS["chunk"]),  # pyright: ignore
+            directions.reshape(-1, 3).split(TWO_PASS["chunk"]),  # pyright: ignore
+        ):
+            sigma_fn, rgb_sigma_fn = field_along(trainer.field, o, d)
+            found = estimator.sampling(
+                o,
+                d,
+                sigma_fn=sigma_fn,
+                alpha_thre=trainer.how.alpha_thre,
+                early_stop_eps=TWO_PASS["early_stop_eps"],
+                **trainer.sampling(),  # pyright: ignore
+            )
+            rays, t_starts, t_ends = found
+            n_samples += len(rays)
+            parts.append(
+                rendering(
+                    t_starts,
+                    t_ends,
+                    rays,
+                    len(o),
+                    rgb_sigma_fn=rgb_sigma_fn,
+                    render_bkgd=white,
+                )[0]
+            )
+        return torch.cat(parts).reshape(origins.shape), n_samples
+
+    return render
+
+
+def in_rounds(trainer: Trainer, estimator: fl.OccupancyEstimator) -> Render:
+    """Renders rays with `fl.render_rays`."""
+
+    def render(origins: Tensor, directions: Tensor) -> tuple[Tensor, int]:
+        seen = fl.render_rays(
+            trainer.field,
+            estimator,
+            (origins, directions),
+            alpha_thre=trainer.how.alpha_thre,
+            background=torch.ones(3, device=origins.device),
+            **RENDERING,
+            **trainer.sampling(),
+        )
+        return seen.rgb, seen.n_samples
+
+    return render
+
+
+def refine(
+    trainer: Trainer, nested: fl.VDBEstimator, views: list[fl.datasets.View]
+) -> tuple[fl.VDBEstimator, float | None]:
+    """Finer masks, with the highest threshold that training views do not mind; and that one.
+
+    The masks as they are, and None, where training views mind each.
+    """
+
+    def occupancy(x: Tensor) -> Tensor:
+        return -torch.expm1(-trainer.field.density(x)[0] * trainer.step_size)
+
+    def quality(estimator: fl.OccupancyEstimator) -> float:
+        render = in_rounds(trainer, estimator)
+        found = [
+            psnr(render(*rays_through(view, trainer.options.device))[0], view) for view in views
+        ]
+        return sum(found) / len(found)
+
+    wanted = quality(nested) - REFINED_LOSS
+    for threshold in REFINED_THRESHOLDS:
+        finer = nested.refined(occupancy, REFINED_FACTOR, threshold)
+        if quality(finer) >= wanted:
+            return finer, threshold
+    return nested, None
+
+
+def rays_through(view: fl.datasets.View, device: str) -> tuple[Tensor, Tensor]:
+    """Origins and directions [H, W, 3] of a view's pixels."""
+    origins, directions = view.camera.rays()
+    return origins.float().to(device), directions.float().to(device)
+
+
 def measure(
     trainer: Trainer,
-    estimators: dict[str, fl.OccupancyEstimator],
+    ways: dict[str, tuple[fl.OccupancyEstimator, Render]],
     views: list[fl.datasets.View],
 ) -> dict[str, Figures]:
-    """Renders views with each estimator, in turns, and takes the best time of each view."""
-    device, how, repeats = trainer.options.device, trainer.how, trainer.options.repeats
-    found = {name: Figures(grid_bytes=e.grid_bytes) for name, e in estimators.items()}
+    """Renders views each way, in turns, and takes the best time of each view."""
+    device, repeats = trainer.options.device, trainer.options.repeats
+    found = {name: Figures(grid_bytes=e.grid_bytes) for name, (e, _) in ways.items()}
     for view in views:
-        rays = tuple(t.float().to(device) for t in view.camera.rays())
+        rays = rays_through(view, device)
         flat = tuple(t.reshape(-1, 3) for t in rays)
-        render_times: dict[str, list[float]] = {name: [] for name in estimators}
-        sample_times: dict[str, list[float]] = {name: [] for name in estimators}
+        render_times: dict[str, list[float]] = {name: [] for name in ways}
+        sample_times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(repeats):
-            for name, estimator in estimators.items():
+            for name, (estimator, render) in ways.items():
                 start = clock(device)
-                seen = render_rays(
-                    trainer.field,
-                    estimator,
-                    rays,  # pyright: ignore
-                    alpha_thre=how.alpha_thre,
-                    background=torch.ones(3, device=device),
-                    **RENDERING,
-                    **trainer.sampling(),
-                )
+                image, n_samples = render(*rays)
                 render_times[name].append(clock(device) - start)
                 start = clock(device)
                 estimator.traverse(*flat, **trainer.sampling())  # pyright: ignore
                 sample_times[name].append(clock(device) - start)
-                last = seen
                 if len(render_times[name]) == repeats:
-                    record(found[name], view, last, render_times[name], sample_times[name])
+                    times = render_times[name], sample_times[name]
+                    record(found[name], view, image, n_samples, *times)
     for figures in found.values():
         for key in ("psnr", "render_seconds", "sampling_seconds", "samples"):
             setattr(figures, key, getattr(figures, key) / len(views))
@@ -409,21 +537,35 @@ def measure(
 
 
 def record(
-    figures: Figures, view: fl.datasets.View, seen: Any, times: list[float], sampling: list[float]
+    figures: Figures,
+    view: fl.datasets.View,
+    image: Tensor,
+    n_samples: int,
+    times: list[float],
+    sampling: list[float],
 ) -> None:
     """Adds one view to the figures."""
+    figures.psnr += psnr(image, view)
+    figures.render_seconds += min(times)
+    figures.sampling_seconds += min(sampling)
+    figures.samples += n_samples
+    if len(figures.images) < 4:
+        figures.images.append(torch.cat([truth_of(view), image.clamp(0, 1).cpu()], dim=0))
+
+
+def truth_of(view: fl.datasets.View) -> Tensor:
+    """A photograph [H, W, 3] over white."""
     truth = view.image.float() / 255
     if truth.shape[-1] == 4:
         truth = truth[..., :3] * truth[..., 3:] + 1 - truth[..., 3:]
-    image = seen.rgb.clamp(0, 1).cpu()
-    error = (image - truth).square()
-    keep = torch.ones(truth.shape[:2], dtype=torch.bool) if view.mask is None else view.mask
-    figures.psnr += float(-10 * error[keep].mean().log10())
-    figures.render_seconds += min(times)
-    figures.sampling_seconds += min(sampling)
-    figures.samples += seen.n_samples
-    if len(figures.images) < 4:
-        figures.images.append(torch.cat([truth, image], dim=0))
+    return truth
+
+
+def psnr(image: Tensor, view: fl.datasets.View) -> float:
+    """Of a rendering, in dB, over the pixels that count."""
+    error = (image.clamp(0, 1).cpu() - truth_of(view)).square()
+    keep = torch.ones(error.shape[:2], dtype=torch.bool) if view.mask is None else view.mask
+    return float(-10 * error[keep].mean().log10())
 
 
 def clock(device: str) -> float:
@@ -433,6 +575,29 @@ def clock(device: str) -> float:
     elif torch.get_num_threads() == 1:
         return time.thread_time()
     return time.perf_counter()
+
+
+def tell(found: dict[str, Figures], threshold: float | None) -> dict[str, float]:
+    """Prints the figures; returns how many times as fast as ``occupancy`` the others are."""
+    for name, figures in found.items():
+        print(
+            f"{name:>9}: {figures.psnr:.3f} dB, {1e3 * figures.render_seconds:.0f} ms a view "
+            f"({100 * figures.sampling_share:.0f} % sampling), sampler "
+            f"{figures.rays_per_second / 1e6:.2f} M rays/s, grid {figures.grid_bytes / 1e3:.0f} kB"
+        )
+    base = found["occupancy"]
+    names = {"vdb": "speedup", "refined": "refined_speedup", "two_pass": "two_pass_speedup"}
+    speedups = {
+        key: base.render_seconds / found[name].render_seconds for name, key in names.items()
+    }
+    print(
+        "against the dense grid through render_rays: "
+        f"nested masks {speedups['speedup']:.2f} times as fast, the same pictures; "
+        f"refined ones (threshold {threshold}, of training views) "
+        f"{speedups['refined_speedup']:.2f} times, {found['refined'].psnr - base.psnr:+.3f} dB; "
+        f"the dense grid in two passes {speedups['two_pass_speedup']:.2f} times"
+    )
+    return speedups
 
 
 def save_picture(path: str, images: list[Tensor]) -> None:
@@ -459,33 +624,24 @@ def main(options: Options) -> dict[str, Any]:
     print(f"\n{steps} steps in {seconds:.0f} s")
     occupancy = trainer.estimator.eval()
     nested = fl.VDBEstimator.from_estimator(occupancy)
-    with torch.no_grad():
-        finer = nested.refined(
-            lambda x: -torch.expm1(-trainer.field.density(x)[0] * trainer.step_size),
-            **REFINED,  # pyright: ignore
-        )
-    estimators = {"occupancy": occupancy, "vdb": nested, "refined": finer}
-    found = measure(trainer, estimators, scene.test[: options.views])
-    for name, figures in found.items():
-        print(
-            f"{name:>9}: {figures.psnr:.3f} dB, {1e3 * figures.render_seconds:.0f} ms a view "
-            f"({100 * figures.sampling_share:.0f} % sampling), sampler "
-            f"{figures.rays_per_second / 1e6:.2f} M rays/s, grid {figures.grid_bytes / 1e3:.0f} kB"
-        )
-    base = found["occupancy"].render_seconds
-    speedup, refined = (base / found[name].render_seconds for name in ("vdb", "refined"))
-    print(
-        f"nested masks render {speedup:.2f} times as fast as the dense grid, the same pictures; "
-        f"refined ones {refined:.2f} times, pictures "
-        f"{found['refined'].psnr - found['occupancy'].psnr:+.3f} dB"
-    )
+    # Not on held-out views: they say how good the choice was.
+    every = max(1, len(scene.train) // options.tuning_views)
+    finer, threshold = refine(trainer, nested, scene.train[::every][: options.tuning_views])
+    ways = {
+        "two_pass": (occupancy, two_passes(trainer, occupancy)),
+        **{
+            name: (estimator, in_rounds(trainer, estimator))
+            for name, estimator in (("occupancy", occupancy), ("vdb", nested), ("refined", finer))
+        },
+    }
+    found = measure(trainer, ways, scene.test[: options.views])
+    speedups = tell(found, threshold)
     if options.picture:
         save_picture(options.picture, found["vdb"].images)
     result: dict[str, Any] = {
         "steps": steps,
         "seconds": seconds,
-        "speedup": speedup,
-        "refined_speedup": refined,
+        **speedups,
     }
     result["occupied"] = float(occupancy.binaries.float().mean())
     result["voxels"] = int(trainer.field.offsets[-1])
@@ -493,7 +649,12 @@ def main(options: Options) -> dict[str, Any]:
         figures.images = []
         result[name] = asdict(figures)
     if options.json:
-        settings = {"options": asdict(options), "rendering": RENDERING, "refined_masks": REFINED}
+        settings = {
+            "options": asdict(options),
+            "rendering": RENDERING,
+            "two_pass_rendering": TWO_PASS,
+            "refined_masks": {"factor": REFINED_FACTOR, "occ_thre": threshold},
+        }
         text = json.dumps({**settings, **result}, indent=2)
         Path(options.json).write_text(text + "\n")
     return result

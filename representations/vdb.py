@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..cuda.vdb import grid_ops
+from ..cuda.vdb import grid_change_ops, grid_ops
 from ..cuda.vdb.grid_ops import Masks
 from . import vdb_build, vdb_resample, vdb_space
 
@@ -576,7 +576,7 @@ class VDBGrid:
             The grid.
         """
         return vdb_resample.with_masks(
-            self, grid_ops.erode_masks(self.masks, neighbours, iterations)
+            self, grid_change_ops.erode_masks(self.masks, neighbours, iterations)
         )
 
     def union(self, other: VDBGrid) -> VDBGrid:

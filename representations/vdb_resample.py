@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..cuda.vdb import grid_ops
+from ..cuda.vdb import grid_change_ops, grid_ops
 from ..cuda.vdb.grid_ops import Masks
 from .vdb_build import block_floor, room
 from .vdb_space import BLOCK, gather, reduced, scaling
@@ -103,7 +103,7 @@ def dilate(grid: VDBGrid, neighbours: int, iterations: int, grow: bool) -> VDBGr
         a, b, c = (block_floor(v + margin) + BLOCK - 1 for v in _last(grid))
         bare = replace(grid, values=None, background=0.0)
         roomy = with_room("VDBGrid.dilate", bare, (x, y, z), (a, b, c))
-    masks = grid_ops.dilate_masks(roomy.masks, neighbours, iterations)
+    masks = grid_change_ops.dilate_masks(roomy.masks, neighbours, iterations)
     if not grow:
         return with_masks(grid, masks)
     grown = trimmed(replace(roomy, masks=masks, values=None, background=0.0))
@@ -140,7 +140,7 @@ def combined(grid: VDBGrid, other: VDBGrid, operation: str) -> VDBGrid:
     a, b, c = map(max, _last(grid), _last(other))
     name = f"VDBGrid.{operation}"
     one, two = (with_room(name, g, (x, y, z), (a, b, c)) for g in (grid, other))
-    masks = getattr(grid_ops, operation)(one.masks, two.masks)
+    masks = getattr(grid_change_ops, operation)(one.masks, two.masks)
     if operation != "union":
         return trimmed(with_masks(one, masks))
     values = None
@@ -175,7 +175,7 @@ def prune(grid: VDBGrid, tolerance: float) -> VDBGrid:
 
 def refine(grid: VDBGrid, factor: int) -> VDBGrid:
     """See `VDBGrid.refine`."""
-    masks = grid_ops.refine_masks(grid.masks, factor)
+    masks = grid_change_ops.refine_masks(grid.masks, factor)
     values = grid.values
     if values is not None:
         rows = grid_ops.active_coordinates(masks, with_level=True)
@@ -202,7 +202,7 @@ def coarsen(grid: VDBGrid, factor: int, reduce: str) -> VDBGrid:
     rows[:, 1:] = rows[:, 1:].div(factor, rounding_mode="floor")
     rows[:, 1:] -= torch.tensor((x, y, z), device=rows.device)
     if grid.values is None and all(v % (BLOCK * factor) == 0 for v in grid.origin):
-        masks = grid_ops.coarsen_masks(grid.masks, factor)
+        masks = grid_change_ops.coarsen_masks(grid.masks, factor)
     else:
         masks = grid_ops.masks_from_coordinates(rows, resolution, grid.levels)
     values = grid.values

@@ -58,5 +58,9 @@ def test_radiance_field(data_dir: Path, tmp_path: Path) -> None:
     assert abs(found["occupancy"]["psnr"] - found["vdb"]["psnr"]) < 0.01
     assert found["vdb"]["grid_bytes"] < found["occupancy"]["grid_bytes"]
     assert found["occupancy"]["samples"] == found["vdb"]["samples"] > 0
+    assert abs(found["two_pass"]["psnr"] - found["occupancy"]["psnr"]) < 0.3
+    assert found["two_pass"]["samples"] > 0 and found["two_pass_speedup"] > 0
     assert (tmp_path / "views.png").stat().st_size > 1000
-    assert json.loads((tmp_path / "figures.json").read_text())["steps"] == 100
+    saved = json.loads((tmp_path / "figures.json").read_text())
+    assert saved["steps"] == 100
+    assert saved["refined_masks"]["occ_thre"] in (*module["REFINED_THRESHOLDS"], None)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -50,6 +52,32 @@ def _fits(tensor: Tensor, shape: tuple[int | str, ...]) -> bool:
     )
 
 
+def check_background(function: str, name: str, background: object, like: Tensor) -> None:
+    """Raises unless a background is one colour, or one for each ray.
+
+    Args:
+        function: Who asks.
+        name: The argument.
+        background: Its value.
+        like: Colours of the rays, [..., 3].
+
+    Raises:
+        TypeError: It is no floating tensor.
+        ValueError: Its shape or device is another.
+    """
+    check_tensor(function, name, background, like=like)
+    assert isinstance(background, Tensor)
+    shape = tuple(background.shape)
+    try:
+        fits = torch.broadcast_shapes(shape, like.shape) == like.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{function}: {name}: expected shape [3] or {list(like.shape)}, got {list(shape)}"
+        )
+
+
 def check_number(
     function: str,
     name: str,
@@ -83,4 +111,31 @@ def check_number(
     if not (number > at_least if above else number >= at_least):
         wanted = "above" if above else "of at least"
         raise ValueError(f"{function}: {name}: expected a number {wanted} {at_least}, got {value}")
+    return number
+
+
+def check_count(function: str, name: str, value: object, at_least: int) -> int:
+    """The value as an int, or an error unless it is a whole number that reaches the bound.
+
+    Args:
+        function: Who asks.
+        name: The argument.
+        value: Its value.
+        at_least: The bound.
+
+    Returns:
+        The value.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is below the bound.
+    """
+    try:
+        number = operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        raise TypeError(
+            f"{function}: {name}: expected an integer, got {type(value).__name__}"
+        ) from None
+    if number < at_least:
+        raise ValueError(f"{function}: {name}: expected {at_least} or more, got {number}")
     return number

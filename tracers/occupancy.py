@@ -11,14 +11,15 @@ indices where they are needed, so that a cell costs 5 bytes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..cuda.vdb.walk_ops import sample_dense
-from .checks import check_number, check_tensor
+from ..cuda.vdb.walk_ops import MAX_LEVELS, sample_dense
+from .checks import check_count, check_number, check_tensor
 from .estimator import AbstractEstimator
 from .volume_rendering import render_visibility_from_alpha, render_visibility_from_density
 
@@ -28,6 +29,8 @@ OccupancyFunction = Callable[[Tensor], Tensor]
 # Cells looked at together: enough for the field's kernels, few beside the grid itself.
 CELLS_AT_ONCE = 1 << 20
 _LARGEST_CELL_COUNT = 1 << 40
+# Walks want coordinates below it.
+_FARTHEST = 1e18
 
 
 class OccupancyEstimator(AbstractEstimator):
@@ -37,7 +40,8 @@ class OccupancyEstimator(AbstractEstimator):
         roi_aabb: The innermost box, 6 numbers: min xyz, max xyz. The estimator is made on the
             device of a tensor.
         resolution: Cells along each axis, one number or three.
-        levels: How many boxes; each is twice as large as the one before, around the same centre.
+        levels: How many boxes, at most 16; each is twice as large as the one before, around the
+            same centre.
 
     Attributes:
         aabbs: float32 [levels, 6].
@@ -81,11 +85,11 @@ class OccupancyEstimator(AbstractEstimator):
             raise ValueError(f"{name}: contraction_type: expected none; use levels instead")
         if kwargs:
             raise TypeError(f"{name}: expected no argument {', '.join(map(repr, kwargs))}")
-        if int(levels) < 1:
-            raise ValueError(f"{name}: levels: expected 1 or more, got {levels}")
-        box = _box(name, roi_aabb)
-        cells = _resolution(name, resolution, int(levels)).to(box.device)
-        self.levels = int(levels)
+        self.levels = check_count(name, "levels", levels, 1)
+        if self.levels > MAX_LEVELS:
+            raise ValueError(f"{name}: levels: expected at most {MAX_LEVELS}, got {levels}")
+        box = _box(name, roi_aabb, self.levels)
+        cells = _resolution(name, resolution, self.levels).to(box.device)
         self._cells: tuple[int, ...] = tuple(cells.tolist())
         self.cells_per_lvl = math.prod(self._cells)
         self.register_buffer("resolution", cells)
@@ -101,6 +105,16 @@ class OccupancyEstimator(AbstractEstimator):
         )
         if box.device.type != "cpu":
             self.to(box.device)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """torch's hook; also names a checkpoint whose cells are not ours."""
+        found = state_dict.get(f"{prefix}resolution")
+        own = list(self._cells)
+        if isinstance(found, Tensor) and found.shape == (3,) and found.tolist() != own:
+            errors: list[str] = rest[-1]
+            errors.append(f"resolution: expected {own} cells, got {found.tolist()}.")
+            return
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     # -- sampling ----------------------------------------------------------------------------------
 
@@ -158,6 +172,8 @@ class OccupancyEstimator(AbstractEstimator):
             ValueError: A shape, device or number is wrong, or there are too many samples.
         """
         name = f"{type(self).__name__}.sampling"
+        early_stop_eps = check_number(name, "early_stop_eps", early_stop_eps, -math.inf)
+        alpha_thre = check_number(name, "alpha_thre", alpha_thre, -math.inf)
         rays, t_starts, t_ends, packed_info = self.traverse(
             rays_o,
             rays_d,
@@ -238,8 +254,8 @@ class OccupancyEstimator(AbstractEstimator):
         near, far = (
             torch.full_like(rays_o[:, 0], value, dtype=torch.float32)
             for value in (
-                check_number(name, "near_plane", near_plane, -float("inf"), above=True),
-                check_number(name, "far_plane", far_plane, -float("inf")),
+                check_number(name, "near_plane", near_plane, -math.inf, above=True),
+                check_number(name, "far_plane", far_plane, -math.inf),
             )
         )
         if t_min is not None:
@@ -251,7 +267,12 @@ class OccupancyEstimator(AbstractEstimator):
         if stratified:
             parts = torch.rand(near.shape, generator=generator, device=near.device)
             near = near + parts * step
-        return self._walk(rays_o.float(), rays_d.float(), near, far, step, cone, max_samples)
+        if max_samples is not None:
+            check_count(name, "max_samples", max_samples, 0)
+        try:
+            return self._walk(rays_o.float(), rays_d.float(), near, far, step, cone, max_samples)
+        except ValueError as error:
+            raise ValueError(_in_our_words(name, str(error))) from None
 
     def _walk(
         self,
@@ -313,14 +334,17 @@ class OccupancyEstimator(AbstractEstimator):
 
         Raises:
             RuntimeError: The estimator is not in training mode.
-            ValueError: occ_eval_fn gave another shape, or NaN.
+            TypeError: A number has another type.
+            ValueError: A number is out of range, or occ_eval_fn gave another shape, or NaN.
         """
         if not self.training:
             raise RuntimeError(
                 f"{type(self).__name__}.update_every_n_steps: expected training mode, got eval(); "
                 "call train() first"
             )
-        if step % n == 0:
+        name = f"{type(self).__name__}.update_every_n_steps"
+        step = check_count(name, "step", step, 0)
+        if step % check_count(name, "n", n, 1) == 0:
             self._update(step, occ_eval_fn, occ_thre, ema_decay, warmup_steps)
 
     @torch.no_grad()
@@ -330,9 +354,16 @@ class OccupancyEstimator(AbstractEstimator):
         occ_eval_fn: OccupancyFunction,
         occ_thre: float = 0.01,
         ema_decay: float = 0.95,
-        warmup_steps: int = 256,
+        warmup_steps: float = 256,
     ) -> None:
         """Looks at the field now; arguments as for `update_every_n_steps`."""
+        name = f"{type(self).__name__}.update_every_n_steps"
+        occ_thre = check_number(name, "occ_thre", occ_thre, -math.inf)
+        warmup_steps = check_number(name, "warmup_steps", warmup_steps, -math.inf)
+        # NaN would look like cells that no camera sees, for ever.
+        ema_decay = check_number(name, "ema_decay", ema_decay, 0.0)
+        if ema_decay > 1:
+            raise ValueError(f"{name}: ema_decay: expected at most 1, got {ema_decay}")
         bad = torch.zeros((), dtype=torch.bool, device=self.device)
         for level in range(self.levels):
             occs = self._level_occs(level)
@@ -386,10 +417,11 @@ class OccupancyEstimator(AbstractEstimator):
         return [torch.cat([none, *self._seen_cells(level)]) for level in range(self.levels)]
 
     def _drawn_cells(self, level: int, n: int) -> Tensor:
-        """n cells drawn from all, without those that no camera sees, and up to n occupied ones."""
+        """n cells drawn from all and up to n occupied ones, without those that no camera sees."""
+        seen = self._level_occs(level) >= 0
         uniform = torch.randint(self.cells_per_lvl, (n,), device=self.device)
-        uniform = uniform[self._level_occs(level)[uniform] >= 0]
-        occupied = self.binaries[level].flatten().nonzero()[:, 0]
+        uniform = uniform[seen[uniform]]
+        occupied = (self.binaries[level].flatten() & seen).nonzero()[:, 0]
         if n < len(occupied):
             occupied = occupied[torch.randint(len(occupied), (n,), device=self.device)]
         return torch.cat([uniform, occupied])
@@ -404,12 +436,7 @@ class OccupancyEstimator(AbstractEstimator):
         places = (coordinates + torch.rand(coordinates.shape, device=self.device)) / self.resolution
         low, high = self.aabbs[level, :3], self.aabbs[level, 3:]
         found = occ_eval_fn(low + places * (high - low))
-        if not isinstance(found, Tensor) or found.numel() != len(cells) or found.dim() > 2:
-            got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(
-                f"{type(self).__name__}: occ_eval_fn: expected shape [{len(cells)}, 1], got {got}"
-            )
-        return found.detach().reshape(-1).to(self.occs)
+        return check_occupancies(type(self).__name__, found, len(cells)).to(self.occs)
 
     def _coordinates(self, cells: Tensor) -> Tensor:
         """Cell coordinates int64 [N, 3] of indices within a level."""
@@ -457,7 +484,12 @@ class OccupancyEstimator(AbstractEstimator):
             raise ValueError(
                 f"{name}: K: expected 1 or {c2w.shape[0]} intrinsics, got {K.shape[0]}"
             )
-        chunk = int(check_number(name, "chunk", chunk, 1))
+        for argument, values in (("K", K), ("c2w", c2w)):
+            if not bool(values.isfinite().all()):
+                raise ValueError(f"{name}: {argument}: expected finite numbers, got NaN or Inf")
+        width, height = check_count(name, "width", width, 1), check_count(name, "height", height, 1)
+        near_plane = check_number(name, "near_plane", near_plane, -math.inf)
+        chunk = check_count(name, "chunk", chunk, 1)
         rotation = c2w[:, :3, :3].transpose(1, 2).float()
         translation = -rotation @ c2w[:, :3, 3:].float()
         for level in range(self.levels):
@@ -480,6 +512,14 @@ def _covered(pixels: Tensor, width: int, height: int, near_plane: float) -> Tens
     return (inside & ~near).any(0) & ~(inside & near).any(0)
 
 
+def check_occupancies(function: str, found: object, n: int) -> Tensor:
+    """What a field said of n positions, flat, or a ValueError that names ``occ_eval_fn``."""
+    if not isinstance(found, Tensor) or found.numel() != n or found.dim() > 2:
+        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"{function}: occ_eval_fn: expected shape [{n}, 1], got {got}")
+    return found.detach().reshape(-1)
+
+
 def enlarge_aabb(aabb: Tensor, factor: float) -> Tensor:
     """A box [6] scaled about its centre.
 
@@ -491,8 +531,13 @@ def enlarge_aabb(aabb: Tensor, factor: float) -> Tensor:
     return torch.cat([centre - half * factor, centre + half * factor])
 
 
-def _box(function: str, roi_aabb: Sequence[float] | Tensor) -> Tensor:
-    box = torch.as_tensor(roi_aabb, dtype=torch.float32)
+def _box(function: str, roi_aabb: Sequence[float] | Tensor, levels: int) -> Tensor:
+    try:
+        box = torch.as_tensor(roi_aabb, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"{function}: roi_aabb: expected 6 numbers, got {type(roi_aabb).__name__}"
+        ) from None
     if box.shape != (6,):
         raise ValueError(f"{function}: roi_aabb: expected shape [6], got {list(box.shape)}")
     if not bool((box[3:] > box[:3]).all() and box.isfinite().all()):
@@ -500,12 +545,20 @@ def _box(function: str, roi_aabb: Sequence[float] | Tensor) -> Tensor:
             f"{function}: roi_aabb: expected finite numbers, min xyz below max xyz, "
             f"got {box.tolist()}"
         )
+    if not float(enlarge_aabb(box, 2 ** (levels - 1)).abs().max()) < _FARTHEST:
+        raise ValueError(
+            f"{function}: roi_aabb: expected boxes of {levels} level(s) below {_FARTHEST}, got "
+            f"{box.tolist()} for the first"
+        )
     return box
 
 
 def _resolution(function: str, resolution: int | Sequence[int] | Tensor, levels: int) -> Tensor:
     given = [resolution] * 3 if isinstance(resolution, int) else resolution
-    cells = torch.as_tensor(given)
+    try:
+        cells = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{function}: resolution: expected integers, got {resolution!r}") from None
     if cells.is_floating_point() or cells.dtype == torch.bool:
         raise TypeError(f"{function}: resolution: expected integers, got {cells.dtype}")
     if cells.shape != (3,) or int(cells.min()) < 1:
@@ -513,9 +566,22 @@ def _resolution(function: str, resolution: int | Sequence[int] | Tensor, levels:
             f"{function}: resolution: expected 3 numbers of cells, 1 or more, got {cells.tolist()}"
         )
     x, y, z = cells.tolist()
-    if x * y * z * levels > _LARGEST_CELL_COUNT:
-        raise ValueError(f"{function}: resolution: expected at most 2^40 cells, got {x * y * z}")
+    if x * y * z * levels > _LARGEST_CELL_COUNT or max(x, y, z) >= 2**31:
+        raise ValueError(
+            f"{function}: resolution: expected at most 2^40 cells, fewer than 2^31 along an axis, "
+            f"got {x} x {y} x {z} in {levels} level(s)"
+        )
     return cells.to(torch.int32)
+
+
+def _in_our_words(function: str, text: str) -> str:
+    """What a walk found wrong, with the names that `OccupancyEstimator.sampling` has for it."""
+    found = re.fullmatch(r"sample_(?:dense|masks): (.*)", text, re.DOTALL)
+    if found is None:
+        return text
+    facts = re.sub(r"^step:", "render_step_size:", found[1])
+    facts = facts.replace("(limit)", "(max_samples)")
+    return f"{function}: {facts.replace('raise the limit', 'raise max_samples')}"
 
 
 def _asked(

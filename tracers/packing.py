@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from ..cuda.volume import ops
-from .checks import check_tensor
+from .checks import check_count, check_tensor
+
+# More would be a damaged index.
+_MOST_RAYS = 1 << 40
 
 
 def pack_info(ray_indices: Tensor, n_rays: int | None = None) -> Tensor:
@@ -44,6 +47,10 @@ def pack_info(ray_indices: Tensor, n_rays: int | None = None) -> Tensor:
         n_rays = int(ray_indices[-1]) + 1 if ray_indices.numel() else 0
     elif n_rays < 0:
         raise ValueError(f"pack_info: n_rays: expected at least 0, got {n_rays}")
+    elif not torch.compiler.is_compiling():
+        n_rays = check_count("pack_info", "n_rays", n_rays, 0)
+    if not torch.compiler.is_compiling() and n_rays > _MOST_RAYS:
+        raise ValueError(f"pack_info: n_rays: expected at most 2^40, got {n_rays}")
     return named("pack_info", ops.pack_info, ray_indices, max(n_rays, 0))
 
 

@@ -7,12 +7,14 @@ of one proposal, and trains the proposals so that their histograms bound the fin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from .checks import check_count, check_number, check_tensor
 from .estimator import AbstractEstimator
 from .ray_samples import RayIntervals
 from .ray_sampling import importance_sampling, searchsorted
@@ -81,6 +83,7 @@ class PropNetEstimator(AbstractEstimator):
             t_starts and t_ends, [n_rays, num_samples].
 
         Raises:
+            TypeError: A number has another type.
             ValueError: The lists differ in length, or a number or shape is wrong.
         """
         name = "PropNetEstimator.sampling"
@@ -89,6 +92,14 @@ class PropNetEstimator(AbstractEstimator):
                 f"{name}: prop_samples: expected {len(prop_sigma_fns)} numbers, one a function, "
                 f"got {len(prop_samples)}"
             )
+        for argument, count in (
+            *(("prop_samples", count) for count in prop_samples),
+            ("num_samples", num_samples),
+        ):
+            check_count(name, argument, count, 1)
+        check_count(name, "n_rays", n_rays, 0)
+        near_plane = check_number(name, "near_plane", near_plane, -math.inf, above=True)
+        far_plane = check_number(name, "far_plane", far_plane, near_plane)
         if requires_grad:
             self.prop_cache.clear()
         ends = torch.tensor([0.0, 1.0], device=self.device)
@@ -104,10 +115,11 @@ class PropNetEstimator(AbstractEstimator):
             t_starts, t_ends = edges(intervals)
             with torch.set_grad_enabled(requires_grad):
                 sigmas = sigma_fn(t_starts, t_ends)
-                if sigmas.shape != t_starts.shape:
+                got = list(sigmas.shape) if isinstance(sigmas, Tensor) else type(sigmas).__name__
+                if got != list(t_starts.shape):
                     raise ValueError(
                         f"{name}: prop_sigma_fns: expected densities {list(t_starts.shape)}, "
-                        f"got {list(sigmas.shape)}"
+                        f"got {got}"
                     )
                 trans, _ = render_transmittance_from_density(t_starts, t_ends, sigmas)
                 cdfs = _cdf(trans)
@@ -130,10 +142,18 @@ class PropNetEstimator(AbstractEstimator):
         Returns:
             A number, differentiable in the proposals; 0 if nothing was kept. What was kept is used
             up.
+
+        Raises:
+            TypeError: trans is no floating tensor.
+            ValueError: Its shape or device is another.
         """
         if not self.prop_cache:
             return torch.zeros((), device=self.device)
-        intervals, _ = self.prop_cache.pop()
+        intervals, _ = self.prop_cache[-1]
+        n_rays, edges = intervals.vals.shape
+        name = "PropNetEstimator.compute_loss"
+        check_tensor(name, "trans", trans, (n_rays, edges - 1), like=intervals.vals)
+        self.prop_cache.pop()
         cdfs = _cdf(trans).detach()
         loss = trans.new_zeros(())
         while self.prop_cache:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..cuda.volume import ops
 from ..representations import Camera
-from .checks import check_number, check_tensor
+from .checks import check_background, check_count, check_number, check_tensor
 from .packing import pack_info
 
 Field = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -71,7 +71,8 @@ def render_rays(
             Colours are then asked for only where they are seen.
         estimator: Says where rays are sampled: an `OccupancyEstimator`, a `VDBEstimator`, or
             anything with NerfAcc's ``sampling``.
-        rays: Origins and unit directions, [..., 3] each; or a camera, for all its pixels.
+        rays: Origins and unit directions, [..., 3] each, taken as float32; or a camera, for all
+            its pixels.
         early_stop: A ray ends where its transmittance falls below it; 0: never.
         alpha_thre: Samples of less opacity count for nothing.
         color_thre: A field of two methods is asked for no colours of samples that weigh at most
@@ -81,7 +82,7 @@ def render_rays(
         **sampling: For the estimator: near_plane, far_plane, render_step_size, cone_angle, ...
 
     Returns:
-        Colours, opacities and depths, and how many samples the field was asked about. Not
+        Colours, opacities and depths, float32, and how many samples the field was asked about. Not
         differentiable; to train, use `sampling` and `rendering`.
 
     Raises:
@@ -105,7 +106,13 @@ def render_rays(
     check_number(name, "early_stop", early_stop, 0.0)
     check_number(name, "alpha_thre", alpha_thre, 0.0)
     check_number(name, "color_thre", color_thre, 0.0)
-    budget = int(check_number(name, "sample_budget", sample_budget, 1))
+    check_number(name, "sample_budget", sample_budget, 1)
+    budget = check_count(name, "sample_budget", sample_budget, 1)
+    if not isinstance(rays, Camera) and (not isinstance(rays, tuple | list) or len(rays) != 2):
+        raise TypeError(
+            f"{name}: rays: expected a camera or a pair (origins, directions), "
+            f"got {type(rays).__name__}"
+        )
     origins, directions = rays.rays() if isinstance(rays, Camera) else rays
     check_tensor(name, "rays", origins)
     if origins.dim() == 0 or origins.shape[-1] != 3:
@@ -113,7 +120,7 @@ def render_rays(
     check_tensor(name, "rays", directions, tuple(origins.shape), like=origins)
     lead = origins.shape[:-1]
     tracer = _Tracer(field, early_stop, alpha_thre, color_thre, budget)
-    flat_o, flat_d = origins.reshape(-1, 3), directions.reshape(-1, 3)
+    flat_o, flat_d = origins.reshape(-1, 3).float(), directions.reshape(-1, 3).float()
     parts = [
         tracer.trace(estimator, flat_o[block], flat_d[block], block.start, sampling)
         for block in _blocks(len(flat_o), budget)
@@ -123,7 +130,7 @@ def render_rays(
     depth = depth / opacity.clamp_min(torch.finfo(opacity.dtype).eps)
     rgb, opacity, depth = (value.reshape(*lead, value.shape[-1]) for value in (rgb, opacity, depth))
     if background is not None:
-        check_tensor(name, "background", background, like=origins)
+        check_background(name, "background", background, rgb)
         rgb = rgb + background * (1 - opacity)
     return RayRender(rgb, opacity, depth, tracer.n_samples)
 

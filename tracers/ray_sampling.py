@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..cuda.volume import ops
-from .checks import check_tensor
+from .checks import check_count, check_tensor
 from .packing import computable, named, packing_of
 from .ray_samples import RayIntervals, RaySamples
 
@@ -67,6 +67,11 @@ def importance_sampling(
 
 
 def _packing(function: str, argument: str, values: RayIntervals | RaySamples) -> Tensor | None:
+    if not isinstance(values, RayIntervals | RaySamples):
+        raise TypeError(
+            f"{function}: {argument}: expected RayIntervals or RaySamples, "
+            f"got {type(values).__name__}"
+        )
     check_tensor(function, f"{argument}.vals", values.vals)
     if values.packed_info is None and values.ray_indices is None and values.vals.dim() != 2:
         raise ValueError(
@@ -81,9 +86,10 @@ def _packing(function: str, argument: str, values: RayIntervals | RaySamples) ->
 def _counts(asked: Tensor | int, n_rays: int, like: Tensor) -> Tensor | int:
     name = "importance_sampling"
     if not isinstance(asked, Tensor):
-        if asked < 1:
+        count = check_count(name, "n_intervals_per_ray", asked, -(2**63))
+        if count < 1:
             raise ValueError(f"{name}: n_intervals_per_ray: expected at least 1, got {asked}")
-        return int(asked)
+        return count
     if asked.is_floating_point() or asked.dtype == torch.bool:
         raise TypeError(f"{name}: n_intervals_per_ray: expected integers, got {asked.dtype}")
     check_tensor(name, "n_intervals_per_ray", asked, (n_rays,), like=like, dtype=asked.dtype)

@@ -8,12 +8,14 @@ fixed number of samples. On any device.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..cuda.vdb import walk_ops
+from .checks import check_count
 from .ray_samples import RayIntervals, RaySamples
 
 
@@ -202,7 +204,12 @@ def traverse_grids(
         raise ValueError(f"{name}: rays_o: expected a tensor [n_rays, 3]")
     if over_allocate and not traverse_steps_limit:
         raise ValueError(f"{name}: traverse_steps_limit: expected a limit with over_allocate")
-    limit = traverse_steps_limit if traverse_steps_limit and traverse_steps_limit > 0 else None
+    limit = None
+    if traverse_steps_limit is not None and traverse_steps_limit > 0:
+        limit = check_count(name, "traverse_steps_limit", traverse_steps_limit, 1)
+    for argument, number in (("step_size", step_size), ("cone_angle", cone_angle)):
+        if number is not None and math.isnan(number):
+            raise ValueError(f"{name}: {argument}: expected a number, got nan")
     near = rays_o.new_zeros(rays_o.shape[0]) if near_planes is None else near_planes
     far = torch.full_like(near, torch.inf) if far_planes is None else far_planes
     given = None

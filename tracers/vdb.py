@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..cuda.vdb import walk_ops
 from ..representations.vdb import VDBGrid
+from .checks import check_count
 
 
 class RaySegments(NamedTuple):
@@ -150,8 +151,12 @@ def _pieces(
     *,
     voxels: bool,
 ) -> tuple[walk_ops.Pieces, tuple[int, int, int]]:
-    if not 0 <= level < grid.levels:
+    if not isinstance(grid, VDBGrid):
+        raise TypeError(f"{name}: grid: expected a VDBGrid, got {type(grid).__name__}")
+    if check_count(name, "level", level, 0) >= grid.levels:
         raise ValueError(f"{name}: level: expected 0 to {grid.levels - 1}, got {level}")
+    if limit is not None:
+        check_count(name, "limit", limit, 0)
     walk_ops.check_tensor(name, "origins", origins, (None, 3), device=grid.device)
     n = origins.shape[0]
     walk_ops.check_tensor(name, "directions", directions, (n, 3), device=grid.device)
@@ -172,5 +177,7 @@ def _pieces(
         )
     except ValueError as error:
         text = str(error).replace("rays_o, rays_d, near, far", "origins, directions, t_min, t_max")
+        text = text.replace("samples (limit)", f"{'voxels' if voxels else 'segments'} (limit)")
+        text = text.replace("take larger steps, fewer rays,", "take fewer rays")
         raise ValueError(f"{name}: {text.removeprefix('find_pieces: ')}") from None
     return found, grid.origin

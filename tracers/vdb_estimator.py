@@ -8,6 +8,7 @@ Samples are the same, to the last bit.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,24 +16,31 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..cuda.vdb.grid_change_ops import dilate_masks, intersection, refine_masks
 from ..cuda.vdb.grid_ops import (
     Masks,
     active_coordinates,
     build_masks,
-    dilate_masks,
-    intersection,
+    check_masks,
     masks_from_coordinates,
-    refine_masks,
 )
 from ..cuda.vdb.walk_ops import sample_masks
-from .occupancy import CELLS_AT_ONCE, OccupancyEstimator, OccupancyFunction
+from .checks import check_count, check_number, check_tensor
+from .occupancy import CELLS_AT_ONCE, OccupancyEstimator, OccupancyFunction, check_occupancies
 
 if TYPE_CHECKING:
     from ..representations.vdb import VDBGrid
 
 
+# Keys of a checkpoint of an estimator without a dense grid.
+_MASK_NAMES = ("masks.tops", "masks.nodes", "masks.leaves")
+
+
 class VDBEstimator(OccupancyEstimator):
     """Finds where rays may meet something, passing over whole empty regions.
+
+    A checkpoint has NerfAcc's keys; that of an estimator made by `from_grid` or `refined` holds its
+    masks instead, and any VDBEstimator loads it.
 
     The masks are built from ``binaries`` when they are needed, and again after ``binaries`` was
     assigned or written to, so that it may train like its parent. Writing through ``binaries.data``
@@ -163,11 +171,8 @@ class VDBEstimator(OccupancyEstimator):
         made = cls(innermost.cpu(), 1, masks.levels, exact=exact)
         if boxes is not None:
             made.aabbs = boxes.to(made.aabbs)
-        made.resolution = torch.tensor(masks.resolution, dtype=torch.int32)
-        made.occs, made.binaries = made.occs[:0], made.binaries[:, :0]
-        made.cells_per_lvl = 0
         made.to(masks.device)
-        made._masks, made._fixed = masks, True
+        made._leave_dense_grid(masks)
         return made.eval()
 
     @torch.no_grad()
@@ -189,7 +194,8 @@ class VDBEstimator(OccupancyEstimator):
             An estimator of its own, in evaluation mode, which cannot be trained.
 
         Raises:
-            ValueError: factor is below 1, or occ_eval_fn gave another shape.
+            TypeError: A number has another type.
+            ValueError: factor is below 1, occ_thre is NaN, or occ_eval_fn gave another shape.
 
         Example:
             >>> estimator = VDBEstimator([-1, -1, -1, 1, 1, 1], 16)
@@ -199,10 +205,10 @@ class VDBEstimator(OccupancyEstimator):
             [32, 32, 32]
         """
         name = f"{type(self).__name__}.refined"
-        if int(factor) < 1:
-            raise ValueError(f"{name}: factor: expected 1 or more, got {factor}")
+        factor = check_count(name, "factor", factor, 1)
+        occ_thre = check_number(name, "occ_thre", occ_thre, -math.inf)
         masks = self.masks()
-        masks = refine_masks(masks, int(factor)) if factor > 1 else masks
+        masks = refine_masks(masks, factor) if factor > 1 else masks
         cells = active_coordinates(masks, with_level=True)
         resolution = torch.tensor(masks.resolution, device=masks.device)
         kept = [cells[:0]]
@@ -210,11 +216,7 @@ class VDBEstimator(OccupancyEstimator):
             boxes = self.aabbs[part[:, 0].long()]
             places = (part[:, 1:] + 0.5) / resolution
             found = occ_eval_fn(boxes[:, :3] + places * (boxes[:, 3:] - boxes[:, :3]))
-            if found.numel() != len(part):
-                raise ValueError(
-                    f"{name}: occ_eval_fn: expected shape [{len(part)}, 1], got {list(found.shape)}"
-                )
-            kept.append(part[found.reshape(-1) > occ_thre])
+            kept.append(part[check_occupancies(name, found, len(part)) > occ_thre])
         full = masks_from_coordinates(torch.cat(kept), masks.resolution, masks.levels)
         masks = intersection(dilate_masks(full, 26), masks)
         return self._from_masks(masks, self.aabbs[0], self.aabbs, self.exact)
@@ -242,6 +244,40 @@ class VDBEstimator(OccupancyEstimator):
         """Builds the masks again when they are next needed."""
         if not self._fixed:
             self._forget()
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """torch's hook; without a dense grid the masks are what there is to save."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._fixed:
+            for name, part in zip(_MASK_NAMES, self.masks()):
+                destination[prefix + name] = part
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """torch's hook; a checkpoint with masks makes an estimator that cannot be trained."""
+        names = [prefix + name for name in _MASK_NAMES]
+        if not all(name in state_dict for name in names):
+            super()._load_from_state_dict(state_dict, prefix, *rest)
+            return
+        errors: list[str] = rest[-1]
+        try:
+            masks = _loaded_masks(state_dict, prefix, self.device)
+            aabbs = state_dict[f"{prefix}aabbs"]
+            check_tensor("VDBEstimator", "aabbs", aabbs, (masks.levels, 6))
+        except (TypeError, ValueError, KeyError) as error:
+            errors.append(f"masks of {type(self).__name__}: {error}.")
+            return
+        self.levels = masks.levels
+        self.aabbs = aabbs.to(self.aabbs, copy=True)
+        self._leave_dense_grid(masks)
+
+    def _leave_dense_grid(self, masks: Masks) -> None:
+        """Makes the masks all that there is."""
+        self._cells = masks.resolution
+        self.resolution = torch.tensor(masks.resolution, dtype=torch.int32, device=masks.device)
+        self.occs = self.occs[:0]
+        self.binaries = self.binaries.new_zeros(masks.levels, 0, 1, 1)
+        self.cells_per_lvl = 0
+        self._masks, self._fixed = masks, True
 
     def _forget(self) -> None:
         self._masks = None
@@ -322,6 +358,25 @@ class VDBEstimator(OccupancyEstimator):
                 f"{type(self).__name__}.{method}: expected an estimator with a dense grid, got one "
                 "made by from_grid, which cannot be trained"
             )
+
+
+def _loaded_masks(state: dict[str, Any], prefix: str, device: torch.device) -> Masks:
+    """The masks of a checkpoint, checked: walks follow their words without looking."""
+    parts = [state[prefix + name] for name in _MASK_NAMES]
+    resolution = state[f"{prefix}resolution"]
+    for name, part in zip((*_MASK_NAMES, "resolution"), (*parts, resolution)):
+        if not isinstance(part, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(part).__name__}")
+    tops, nodes, leaves = (part.to(device, copy=True).contiguous() for part in parts)
+    if resolution.shape != (3,) or tops.dim() != 5:
+        raise ValueError(
+            "expected resolution [3] and masks.tops [levels, X, Y, Z, 2], got "
+            f"{list(resolution.shape)} and {list(tops.shape)}"
+        )
+    x, y, z = (int(n) for n in resolution)
+    masks = Masks(tops, nodes, leaves, (x, y, z))
+    check_masks(masks)
+    return masks
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..cuda.volume import ops
-from .checks import check_tensor
+from .checks import check_background, check_tensor
 from .packing import as_rows, computable, named, packing_of
 
 FieldFunction = Callable[..., tuple[Tensor, Tensor]]
@@ -89,7 +89,7 @@ def rendering(
     if expected_depths:
         depths = depths / opacities.clamp_min(torch.finfo(opacities.dtype).eps)
     if render_bkgd is not None:
-        check_tensor(name, "render_bkgd", render_bkgd, like=t_starts)
+        check_background(name, "render_bkgd", render_bkgd, colors)
         colors = colors + render_bkgd * (1.0 - opacities)
     return colors, opacities, depths, extras
 
@@ -100,7 +100,13 @@ def _evaluate(
     """What the field says at the samples, checked; it is not asked about none."""
     if t_starts.shape[0] == 0:
         return t_starts.new_zeros(*t_starts.shape, 3), torch.zeros_like(t_starts)
-    rgbs, values = function(t_starts, t_ends, ray_indices)
+    found = function(t_starts, t_ends, ray_indices)
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise TypeError(
+            "rendering: expected two results of the function, colours and values, "
+            f"got {type(found).__name__}"
+        )
+    rgbs, values = found
     check_tensor("rendering", "colours of the function", rgbs, (*t_starts.shape, 3), like=t_starts)
     check_tensor("rendering", "values of the function", values, tuple(t_starts.shape), like=rgbs)
     return rgbs, values

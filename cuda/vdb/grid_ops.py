@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grid operators: one typed function each, with its fake kernel and its gradient.
+"""The operators that build, list and read grids; grid_change_ops.py has those that change them.
+
+Each is one typed function, with its fake kernel and its gradient.
 
 A grid is a set of voxels as nested masks (`Masks`; masks.h draws the layout), in local coordinates
 0 to resolution - 1. Values are kept beside it, one row per active voxel in storage order: level by
@@ -67,7 +69,8 @@ def top_counts(resolution: tuple[int, int, int]) -> tuple[int, int, int]:
     return x, y, z
 
 
-def _checked_resolution(name: str, resolution: Any, levels: int = 1) -> tuple[int, int, int]:
+def checked_resolution(name: str, resolution: Any, levels: int = 1) -> tuple[int, int, int]:
+    """Three numbers of voxels, or a ValueError in that function's name; for the other operators."""
     sizes = tuple(int(n) for n in resolution)
     if len(sizes) != 3 or min(sizes) < 1:
         raise ValueError(
@@ -94,11 +97,13 @@ def _checked_coordinates(name: str, coordinates: Tensor) -> None:
         )
 
 
-def _masks(tensors: tuple[Tensor, Tensor, Tensor], resolution: tuple[int, int, int]) -> Masks:
+def masks_of(tensors: tuple[Tensor, Tensor, Tensor], resolution: tuple[int, int, int]) -> Masks:
+    """What an operator gave, as `Masks`."""
     return Masks(tensors[0], tensors[1], tensors[2], resolution)
 
 
-def _fake_masks(like: Tensor, levels: Any, resolution: Any) -> tuple[Tensor, Tensor, Tensor]:
+def fake_masks(like: Tensor, levels: Any, resolution: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks of unknown length, for fake kernels."""
     context = torch.library.get_ctx()
     n_nodes, n_leaves = context.new_dynamic_size(), context.new_dynamic_size()
     counts = [(n + 63) // 64 for n in resolution]
@@ -151,7 +156,7 @@ def check_masks(masks: Masks) -> None:
 
 
 def _check_mask_tensors(masks: Masks) -> None:
-    resolution = _checked_resolution("check_masks", masks.resolution, max(masks.tops.shape[0], 1))
+    resolution = checked_resolution("check_masks", masks.resolution, max(masks.tops.shape[0], 1))
     shapes = {
         "tops": (masks.tops.shape[0], *top_counts(resolution), 2),
         "nodes": (masks.nodes.shape[0] if masks.nodes.dim() else 0, 2),
@@ -213,12 +218,12 @@ def build_masks(dense: Tensor) -> Masks:
         )
     if dense.dim() == 3:
         dense = dense.unsqueeze(0)
-    resolution = _checked_resolution("build_masks", dense.shape[1:], dense.shape[0])
-    return _masks(ops().vdb_build(dense), resolution)
+    resolution = checked_resolution("build_masks", dense.shape[1:], dense.shape[0])
+    return masks_of(ops().vdb_build(dense), resolution)
 
 
 def _build_fake(dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return _fake_masks(dense, dense.shape[0], dense.shape[1:])
+    return fake_masks(dense, dense.shape[0], dense.shape[1:])
 
 
 @torch.no_grad()
@@ -268,14 +273,14 @@ def masks_from_coordinates(
         [3]
     """
     _checked_coordinates("masks_from_coordinates", coordinates)
-    resolution = _checked_resolution("masks_from_coordinates", resolution, levels)
-    return _masks(ops().vdb_from_coordinates(coordinates, levels, resolution), resolution)
+    resolution = checked_resolution("masks_from_coordinates", resolution, levels)
+    return masks_of(ops().vdb_from_coordinates(coordinates, levels, resolution), resolution)
 
 
 def _from_coordinates_fake(
     coordinates: Tensor, levels: Any, resolution: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _fake_masks(coordinates, levels, resolution)
+    return fake_masks(coordinates, levels, resolution)
 
 
 @torch.no_grad()
@@ -396,232 +401,6 @@ def contains(masks: Masks, coordinates: Tensor) -> Tensor:
         [True, False, False]
     """
     return value_index(masks, leaf_offsets(masks), coordinates) >= 0
-
-
-def _checked_pair(name: str, a: Masks, b: Masks) -> None:
-    if a.resolution != b.resolution or a.levels != b.levels:
-        raise ValueError(
-            f"{name}: b: expected {a.levels} level(s) of {list(a.resolution)} voxels like a, "
-            f"got {b.levels} of {list(b.resolution)}"
-        )
-
-
-def _combine(name: str, a: Masks, b: Masks, operation: int) -> Masks:
-    _checked_pair(name, a, b)
-    return _masks(ops().vdb_combine(*a[:3], *b[:3], a.resolution, operation), a.resolution)
-
-
-@torch.no_grad()
-def union(a: Masks, b: Masks) -> Masks:
-    """Gives the voxels active in either of two grids of one shape.
-
-    Args:
-        a: Masks.
-        b: Masks of the same levels and resolution.
-
-    Returns:
-        The masks of both.
-
-    Raises:
-        ValueError: The shapes differ.
-
-    Example:
-        >>> a, b = (build_masks(torch.tensor([[row]])) for row in ([True, False], [False, True]))
-        >>> masks_to_dense(union(a, b)).flatten().tolist()
-        [True, True]
-    """
-    return _combine("union", a, b, 0)
-
-
-@torch.no_grad()
-def intersection(a: Masks, b: Masks) -> Masks:
-    """Gives the voxels active in both of two grids of one shape.
-
-    Args:
-        a: Masks.
-        b: Masks of the same levels and resolution.
-
-    Returns:
-        The masks of what they share.
-
-    Raises:
-        ValueError: The shapes differ.
-
-    Example:
-        >>> a, b = (build_masks(torch.tensor([[row]])) for row in ([True, True], [False, True]))
-        >>> masks_to_dense(intersection(a, b)).flatten().tolist()
-        [False, True]
-    """
-    return _combine("intersection", a, b, 1)
-
-
-@torch.no_grad()
-def difference(a: Masks, b: Masks) -> Masks:
-    """Gives the voxels active in the first of two grids of one shape and not in the second.
-
-    Args:
-        a: Masks.
-        b: Masks of the same levels and resolution.
-
-    Returns:
-        The masks of what is left.
-
-    Raises:
-        ValueError: The shapes differ.
-
-    Example:
-        >>> a, b = (build_masks(torch.tensor([[row]])) for row in ([True, True], [False, True]))
-        >>> masks_to_dense(difference(a, b)).flatten().tolist()
-        [True, False]
-    """
-    return _combine("difference", a, b, 2)
-
-
-def _combine_fake(
-    tops: Tensor,
-    nodes: Tensor,
-    leaves: Tensor,
-    t: Tensor,
-    n: Tensor,
-    w: Tensor,
-    resolution: Any,
-    operation: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _fake_masks(tops, tops.shape[0], resolution)
-
-
-def _morph(name: str, masks: Masks, neighbours: int, iterations: int, erode: bool) -> Masks:
-    if neighbours not in (6, 18, 26):
-        raise ValueError(f"{name}: neighbours: expected 6, 18 or 26, got {neighbours}")
-    if iterations < 0:
-        raise ValueError(f"{name}: iterations: expected 0 or more, got {iterations}")
-    for _ in range(iterations):
-        tensors = ops().vdb_morph(*masks[:3], masks.resolution, neighbours, erode)
-        masks = _masks(tensors, masks.resolution)
-    return masks
-
-
-@torch.no_grad()
-def dilate_masks(masks: Masks, neighbours: int = 6, iterations: int = 1) -> Masks:
-    """Adds to a grid the neighbours of its voxels.
-
-    Args:
-        masks: The masks.
-        neighbours: 6 (faces), 18 (and edges) or 26 (and corners).
-        iterations: How many times.
-
-    Returns:
-        Masks of the same resolution: nothing grows beyond it.
-
-    Raises:
-        ValueError: A number is out of range.
-
-    Source: Serra, "Image Analysis and Mathematical Morphology" (1982).
-
-    Example:
-        >>> masks = build_masks(torch.tensor([[[False, True, False, False]]]))
-        >>> masks_to_dense(dilate_masks(masks)).int().flatten().tolist()
-        [1, 1, 1, 0]
-    """
-    return _morph("dilate_masks", masks, neighbours, iterations, False)
-
-
-@torch.no_grad()
-def erode_masks(masks: Masks, neighbours: int = 6, iterations: int = 1) -> Masks:
-    """Takes from a grid the voxels with an inactive neighbour.
-
-    Args:
-        masks: The masks.
-        neighbours: 6 (faces), 18 (and edges) or 26 (and corners).
-        iterations: How many times.
-
-    Returns:
-        Masks of the same resolution. What lies beyond it is not active, so that voxels at the ends
-        go too.
-
-    Raises:
-        ValueError: A number is out of range.
-
-    Source: Serra, "Image Analysis and Mathematical Morphology" (1982).
-
-    Example:
-        >>> masks = build_masks(torch.ones(3, 3, 3, dtype=torch.bool))
-        >>> active_coordinates(erode_masks(masks)).tolist()
-        [[1, 1, 1]]
-    """
-    return _morph("erode_masks", masks, neighbours, iterations, True)
-
-
-def _morph_fake(
-    tops: Tensor, nodes: Tensor, leaves: Tensor, resolution: Any, neighbours: int, erode: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _fake_masks(tops, tops.shape[0], resolution)
-
-
-def _checked_factor(name: str, factor: int) -> int:
-    if not 1 <= factor <= 1 << 20:
-        raise ValueError(f"{name}: factor: expected 1 to 2^20, got {factor}")
-    return factor
-
-
-@torch.no_grad()
-def coarsen_masks(masks: Masks, factor: int = 2, *, every: bool = False) -> Masks:
-    """Makes one voxel of each cube of factor^3.
-
-    Args:
-        masks: The masks.
-        factor: Voxels per axis that become one.
-        every: Whether all of them must be active, where they lie inside the grid; default any.
-
-    Returns:
-        Masks of ceil(resolution / factor) voxels.
-
-    Raises:
-        ValueError: The factor is out of range.
-
-    Example:
-        >>> masks = build_masks(torch.tensor([[[True, False, True, True, True]]]))
-        >>> masks_to_dense(coarsen_masks(masks, every=True)).int().flatten().tolist()
-        [0, 1, 1]
-    """
-    factor = _checked_factor("coarsen_masks", factor)
-    x, y, z = (-(-n // factor) for n in masks.resolution)
-    return _masks(
-        ops().vdb_resample(*masks[:3], masks.resolution, factor, 1 if every else 0), (x, y, z)
-    )
-
-
-@torch.no_grad()
-def refine_masks(masks: Masks, factor: int = 2) -> Masks:
-    """Makes a cube of factor^3 voxels of each.
-
-    Args:
-        masks: The masks.
-        factor: Voxels per axis that each becomes.
-
-    Returns:
-        Masks of resolution * factor voxels.
-
-    Raises:
-        ValueError: The factor is out of range, or the result too large.
-
-    Example:
-        >>> masks = refine_masks(build_masks(torch.tensor([[[True, False]]])))
-        >>> masks.resolution, int(leaf_offsets(masks)[-1])
-        ((2, 2, 4), 8)
-    """
-    factor = _checked_factor("refine_masks", factor)
-    sizes = _checked_resolution(
-        "refine_masks", [n * factor for n in masks.resolution], masks.levels
-    )
-    return _masks(ops().vdb_resample(*masks[:3], masks.resolution, factor, 2), sizes)
-
-
-def _resample_fake(
-    tops: Tensor, nodes: Tensor, leaves: Tensor, resolution: Any, factor: int, kind: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    sizes = [n * factor if kind == 2 else -(-n // factor) for n in resolution]
-    return _fake_masks(tops, tops.shape[0], sizes)
 
 
 def sample_trilinear(
@@ -802,7 +581,7 @@ def triangle_voxels(
         )
     if not bool(torch.isfinite(triangles).all()):
         raise ValueError(f"{name}: triangles: expected finite coordinates, got NaN or Inf")
-    resolution = _checked_resolution(name, resolution)
+    resolution = checked_resolution(name, resolution)
     rows, total = ops().vdb_triangle_voxels(triangles, resolution, limit)
     if rows.shape[0] == 0 and int(total) > limit:
         raise ValueError(
@@ -826,9 +605,6 @@ declare("vdb_leaf_offsets", _leaf_offsets_fake)
 declare("vdb_leaf_origins", _leaf_origins_fake)
 declare("vdb_coordinates", _coordinates_fake)
 declare("vdb_value_index", _value_index_fake)
-declare("vdb_combine", _combine_fake)
-declare("vdb_morph", _morph_fake)
-declare("vdb_resample", _resample_fake)
 declare("vdb_sample", _sample_fake, _sample_setup, _sample_backward)
 declare("vdb_sample_backward", _sample_backward_fake)
 declare("vdb_triangle_voxels", _triangle_voxels_fake)

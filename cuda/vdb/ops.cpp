@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Schemas of the VDB operators. grid_ops.py and walk_ops.py document every argument; `masks` there
-// are three tensors and a resolution here.
+// Schemas of the VDB operators. grid_ops.py, grid_change_ops.py and walk_ops.py document every
+// argument; `masks` there are three tensors and a resolution here.
 #include "core/registration.h"
 
 // Grids: made, changed and read.

@@ -16,7 +16,7 @@ import grid_reference as reference
 import pytest
 import torch
 from fieldline.cuda import library
-from fieldline.cuda.vdb import grid_ops
+from fieldline.cuda.vdb import grid_change_ops, grid_ops
 from fieldline.cuda.vdb.grid_ops import Masks
 from hypothesis import given
 from hypothesis import strategies as st
@@ -240,7 +240,7 @@ def slow_combined(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[...,
 COMBINED = [
     Case(
         name=name,
-        op=combined(getattr(grid_ops, name)),
+        op=combined(getattr(grid_change_ops, name)),
         reference=slow_combined(function),
         variants=variants(pair_input),
         dtypes=(torch.float32,),
@@ -265,7 +265,7 @@ def with_settings(make: Callable[..., Inputs], settings: Inputs) -> Callable[...
 MORPHED = [
     Case(
         name=f"{name}{neighbours}",
-        op=on_masks(getattr(grid_ops, f"{name}_masks")),
+        op=on_masks(getattr(grid_change_ops, f"{name}_masks")),
         reference=changed(function),
         variants=variants(with_settings(masks_input, {"neighbours": neighbours, "iterations": 2})),
         dtypes=(torch.float32,),
@@ -282,7 +282,7 @@ MORPHED = [
 RESAMPLED = [
     Case(
         name=f"coarsen{factor}{'every' if every else 'any'}",
-        op=on_masks(grid_ops.coarsen_masks),
+        op=on_masks(grid_change_ops.coarsen_masks),
         reference=changed(reference.coarsen),
         variants=variants(with_settings(masks_input, {"factor": factor, "every": every})),
         dtypes=(torch.float32,),
@@ -293,7 +293,7 @@ RESAMPLED = [
 ] + [
     Case(
         name=f"refine{factor}",
-        op=on_masks(grid_ops.refine_masks),
+        op=on_masks(grid_change_ops.refine_masks),
         reference=changed(reference.refine),
         variants={
             "some": with_settings(
@@ -468,10 +468,10 @@ def test_every_way_leads_to_the_same_masks(
         index = grid_ops.value_index(masks, offsets, shuffled)
         same(list(grid_ops.masks_from_coordinates(shuffled, size, levels)[:3]), list(masks[:3]))
         whole = grid_ops.build_masks(torch.ones_like(dense))
-        rest = grid_ops.difference(whole, masks)
-        same(list(grid_ops.union(rest, masks)[:3]), list(whole[:3]))
-        same(list(grid_ops.intersection(whole, masks)[:3]), list(masks[:3]))
-        assert grid_ops.intersection(rest, masks).leaves.numel() == 0
+        rest = grid_change_ops.difference(whole, masks)
+        same(list(grid_change_ops.union(rest, masks)[:3]), list(whole[:3]))
+        same(list(grid_change_ops.intersection(whole, masks)[:3]), list(masks[:3]))
+        assert grid_change_ops.intersection(rest, masks).leaves.numel() == 0
         assert torch.equal(grid_ops.masks_to_dense(rest), ~dense)
     assert torch.equal(listed[index], shuffled)
     assert len(listed) == len(rows) == int(offsets[-1])
@@ -484,11 +484,11 @@ def test_growing_and_shrinking_are_duals(
     generator = torch.Generator().manual_seed(seed)
     dense = torch.rand(1, *size, generator=generator) < share
     masks = grid_ops.build_masks(dense)
-    grown = grid_ops.masks_to_dense(grid_ops.dilate_masks(masks, neighbours))
+    grown = grid_ops.masks_to_dense(grid_change_ops.dilate_masks(masks, neighbours))
     assert torch.equal(grown, reference.dilate(dense, neighbours, 1))
     # Outside is inactive for both, so that the dual holds for what one step from the ends hides.
     rest = grid_ops.build_masks(~dense)
-    left = grid_ops.masks_to_dense(grid_ops.erode_masks(rest, neighbours))
+    left = grid_ops.masks_to_dense(grid_change_ops.erode_masks(rest, neighbours))
     inner = reference.erode(torch.ones_like(dense), neighbours, 1)
     assert torch.equal(left, ~grown & inner)
 
@@ -499,10 +499,10 @@ def test_coarser_and_finer(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     masks = grid_ops.build_masks(torch.rand(1, *size, generator=generator) < share)
-    fine = grid_ops.refine_masks(masks, factor)
+    fine = grid_change_ops.refine_masks(masks, factor)
     assert int(grid_ops.leaf_offsets(fine)[-1]) == factor**3 * int(grid_ops.leaf_offsets(masks)[-1])
     for every in (False, True):
-        same(list(grid_ops.coarsen_masks(fine, factor, every=every)[:3]), list(masks[:3]))
+        same(list(grid_change_ops.coarsen_masks(fine, factor, every=every)[:3]), list(masks[:3]))
 
 
 def test_many_points_in_one_voxel_are_summed_alike_by_any_number_of_threads() -> None:
@@ -586,5 +586,9 @@ def test_every_instruction_set_builds_the_same_masks(level: int, isa: str, tmp_p
 
 
 def test_docstring_examples() -> None:
-    result = doctest.testmod(grid_ops, optionflags=doctest.ELLIPSIS)
-    assert result.failed == 0 and result.attempted > 30
+    results = [
+        doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+        for module in (grid_ops, grid_change_ops)
+    ]
+    assert sum(found.failed for found in results) == 0
+    assert sum(found.attempted for found in results) > 30

@@ -306,6 +306,67 @@ def test_invisible_cells() -> None:
     assert (estimator.occs[before == -1] == -1).all()
 
 
+def test_cells_that_no_camera_sees_stay_out_of_late_updates() -> None:
+    """Even where they were occupied before a camera was asked."""
+    estimator = filled(resolution=8, share=1.0)
+    estimator.occs[:256] = -1
+    estimator._update(1000, lambda x: torch.ones(len(x)))
+    assert (estimator.occs[:256] == -1).all() and not estimator.binaries.view(-1)[:256].any()
+
+
+def test_a_checkpoint_of_masks() -> None:
+    dense = filled(resolution=20, levels=2, share=0.1)
+    finer = VDBEstimator.from_estimator(dense).refined(ball, 2, 0.0)
+    buffer = io.BytesIO()
+    torch.save(finer.state_dict(), buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+    o, d = rays(50)
+    expected = finer.sampling(o, d, render_step_size=0.05)
+    assert len(expected[0])
+    for other in (VDBEstimator([0, 0, 0, 1, 1, 1], 4), copy.deepcopy(finer)):
+        other.load_state_dict(state)
+        found = other.sampling(o, d, render_step_size=0.05)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected))
+        assert other.levels == 2 and other.resolution.tolist() == [40, 40, 40]
+        with pytest.raises(RuntimeError, match="cannot be trained"):
+            other.train().update_every_n_steps(0, ball)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "text"),
+    [
+        ("masks.leaves", lambda x: x[:-1], "leaves: expected"),
+        ("masks.nodes", lambda x: x + 1, "check_masks"),
+        ("masks.tops", lambda x: x.float(), "expected int64"),
+        ("masks.tops", lambda x: x[0], r"masks.tops \[levels, X, Y, Z, 2\]"),
+        ("resolution", lambda x: x * 99, "check_masks"),
+        ("aabbs", lambda x: x[:1], r"aabbs: expected shape \[2, 6\]"),
+        ("masks.nodes", lambda x: None, "masks.nodes: expected a tensor, got NoneType"),
+    ],
+)
+def test_damaged_masks_of_a_checkpoint(
+    key: str, change: Callable[[torch.Tensor], object], text: str
+) -> None:
+    dense = filled(resolution=20, levels=2)
+    state = VDBEstimator.from_estimator(dense).refined(ball, 2, 0.0).state_dict()
+    state[key] = change(state[key])
+    with pytest.raises(RuntimeError, match=text):
+        VDBEstimator(BOX, 4).load_state_dict(state)
+
+
+@pytest.mark.parametrize("kind", [OccupancyEstimator, VDBEstimator])
+def test_a_checkpoint_of_other_cells_is_named(kind: type[OccupancyEstimator]) -> None:
+    state = filled(resolution=8).state_dict()
+    with pytest.raises(
+        RuntimeError, match=r"resolution: expected \[4, 4, 4\] cells, got \[8, 8, 8\]"
+    ):
+        kind(BOX, 4).load_state_dict(state)
+    state["resolution"] = torch.tensor([4, 4, 32], dtype=torch.int32)  # as many, and others
+    with pytest.raises(RuntimeError, match=r"expected \[8, 8, 8\] cells, got \[4, 4, 32\]"):
+        kind(BOX, 8).load_state_dict(state)
+
+
 def test_cells_too_near_to_a_camera_are_left_out() -> None:
     near, far = OccupancyEstimator(BOX, 16), OccupancyEstimator(BOX, 16)
     K = torch.tensor([[[50.0, 0, 50], [0, 50, 50], [0, 0, 1]]])
@@ -397,7 +458,7 @@ def test_any_grid_samples_bit_for_bit(
 
 # -- errors ----------------------------------------------------------------------------------------
 
-RO, RD = torch.zeros(3, 3), torch.ones(3, 3)
+RO, RD, NAN = torch.zeros(3, 3), torch.ones(3, 3), float("nan")
 BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: OccupancyEstimator(BOX, contraction_type="x"), ValueError, "contraction_type"),
     (lambda: OccupancyEstimator(BOX, mystery=1), TypeError, "expected no argument 'mystery'"),
@@ -409,6 +470,30 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: OccupancyEstimator(BOX, 1.5), TypeError, "expected integers"),  # pyright: ignore
     (lambda: OccupancyEstimator(BOX, 1 << 20), ValueError, "at most 2.40 cells"),
     (lambda: OccupancyEstimator(BOX, levels=0), ValueError, "levels: expected 1 or more, got 0"),
+    (lambda: OccupancyEstimator(BOX, levels=1.5), TypeError,  # pyright: ignore
+     "levels: expected an integer, got float"),
+    (lambda: OccupancyEstimator(BOX, levels=17), ValueError, "levels: expected at most 16, got 17"),
+    (lambda: OccupancyEstimator(BOX, [1 << 33, 1, 1]), ValueError, "fewer than 2.31 along an axis"),
+    (lambda: OccupancyEstimator(BOX, None), TypeError, "got None"),  # pyright: ignore
+    (lambda: OccupancyEstimator("box"), TypeError, "roi_aabb: expected 6 numbers, got str"),
+    (lambda: OccupancyEstimator([0, 0, 0, 1, 1, 9e17], 2, 3), ValueError, r"of 3 level\(s\) below"),
+    (lambda: filled().sampling(RO * NAN, RD), ValueError,
+     "^OccupancyEstimator.sampling: rays_o, rays_d, near, far: ray 0: expected finite"),
+    (lambda: VDBEstimator(BOX).sampling(RO, RD, render_step_size=1e-20), ValueError,
+     "^VDBEstimator.sampling: render_step_size: expected a length from 1e-12 to 1e10, got 1e-20"),
+    (lambda: filled().sampling(RO, RD, max_samples=1.5), TypeError,  # pyright: ignore
+     "max_samples: expected an integer, got float"),
+    (lambda: filled().sampling(RO, RD, early_stop_eps=NAN), ValueError, "early_stop_eps: .*nan"),
+    (lambda: filled().sampling(RO, RD, alpha_thre=NAN), ValueError, "alpha_thre: .*nan"),
+    (lambda: filled().update_every_n_steps(0, ball, n=0), ValueError, "n: expected 1 or more"),
+    (lambda: filled().update_every_n_steps(-1, ball), ValueError, "step: expected 0 or more"),
+    (lambda: filled().update_every_n_steps(0, ball, ema_decay=NAN), ValueError, "ema_decay"),
+    (lambda: filled().update_every_n_steps(0, ball, ema_decay=2), ValueError, "expected at most 1"),
+    (lambda: filled().update_every_n_steps(0, ball, occ_thre=NAN), ValueError, "occ_thre"),
+    (lambda: filled().mark_invisible_cells(torch.eye(3)[None] * NAN, torch.eye(4)[None], 4, 4),
+     ValueError, "K: expected finite numbers"),
+    (lambda: filled().mark_invisible_cells(torch.eye(3)[None], torch.eye(4)[None], 0, 4),
+     ValueError, "width: expected 1 or more, got 0"),
     (lambda: filled().sampling(RO[:, :2], RD), ValueError, r"rays_o: expected shape \[n_rays, 3\]"),
     (lambda: filled().sampling(RO, RD[:2]), ValueError, r"rays_d: expected shape \[3, 3\]"),
     (lambda: filled().sampling(RO.long(), RD), TypeError, "rays_o: expected a floating type"),

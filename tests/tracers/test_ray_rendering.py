@@ -232,6 +232,10 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"field": lambda x, d, r: (x, x)}, ValueError, r"field: densities: expected shape \[\d+\]"),
     ({"field": lambda x, d, r: (x[:, 0], x[:, 0])}, ValueError, "field: colours: expected shape"),
     ({"field": lambda x, d, r: x}, TypeError, "field: colours and densities: expected two results"),
+    ({"sample_budget": float("inf")}, TypeError, "sample_budget: expected an integer, got float"),
+    ({"rays": O3}, TypeError, "rays: expected a camera or a pair"),
+    ({"background": torch.ones(2)}, ValueError, r"background: expected shape \[3\] or \[\d+, 3\]"),
+    ({"background": torch.ones(99, 3)}, ValueError, r"background: .*got \[99, 3\]"),
     ({"render_step_size": 0.0}, ValueError, "render_step_size: expected a number above"),
 ]
 
@@ -243,6 +247,17 @@ def test_errors(changed: dict[str, Any], kind: type[Exception], text: str) -> No
     }  # fmt: skip
     with pytest.raises(kind, match=text):
         render_rays(**{**arguments, **changed})
+
+
+def test_rays_of_other_types() -> None:
+    o, d = rays()
+    seen = [
+        render_rays(Cloud(1.0), estimator(), (o.to(kind), d.to(kind)), render_step_size=STEP)
+        for kind in (torch.float32, torch.float64, torch.float16)
+    ]
+    assert torch.equal(seen[0].rgb, seen[1].rgb)
+    assert all(found.rgb.dtype == torch.float32 for found in seen)
+    torch.testing.assert_close(seen[0].opacity, seen[2].opacity, atol=0.1, rtol=0)
 
 
 def test_gradients_do_not_flow() -> None:

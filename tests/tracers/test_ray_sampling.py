@@ -203,10 +203,29 @@ def test_fisheyes_are_undone(device: str) -> None:
 # -- errors ----------------------------------------------------------------------------------------
 
 E2 = RayIntervals(torch.tensor([[0.0, 1.0]]))
+
+
+def kept_with_other_trans() -> None:
+    estimator = PropNetEstimator()
+    estimator.sampling([wall], [4], 4, 1, 1.0, 2.0, requires_grad=True)
+    estimator.compute_loss(torch.ones(1, 5))
+
+
 BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (lambda: importance_sampling(E2, torch.zeros(1, 3), 4), ValueError, r"cdfs: expected shape"),
     (lambda: importance_sampling(E2, E2.vals, 0), ValueError, "n_intervals_per_ray: expected at"),
     (lambda: importance_sampling(E2, E2.vals, torch.tensor([-1])), ValueError, "none below 0"),
+    (lambda: importance_sampling(E2, E2.vals, 1.5), TypeError,  # pyright: ignore
+     "n_intervals_per_ray: expected an integer, got float"),
+    (lambda: importance_sampling(E2.vals, E2.vals, 2), TypeError,  # pyright: ignore
+     "intervals: expected RayIntervals or RaySamples, got Tensor"),
+    (lambda: PropNetEstimator().sampling([wall], [4], 4, -1, 1.0, 2.0), ValueError,
+     "n_rays: expected 0 or more, got -1"),
+    (lambda: PropNetEstimator().sampling([wall], [4], 4, 1, 1.0, float("nan")), ValueError,
+     "far_plane: .*got nan"),
+    (lambda: PropNetEstimator().sampling([lambda a, b: None], [4], 4, 1, 1.0, 2.0),  # pyright: ignore
+     ValueError, "got NoneType"),
+    (kept_with_other_trans, ValueError, r"trans: expected shape \[1, 4\], got \[1, 5\]"),
     (lambda: importance_sampling(E2, E2.vals, torch.tensor([1.0])), TypeError, "integers"),
     (lambda: importance_sampling(E2, E2.vals, torch.tensor([1, 1])), ValueError,
      r"n_intervals_per_ray: expected shape \[1\]"),

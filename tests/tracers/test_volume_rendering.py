@@ -380,6 +380,13 @@ BAD: list[tuple[str, Callable[[], object], type[Exception], str]] = [
      r"colours of the function: expected shape \[4, 3\], got \[4\]"),
     ("sigma", lambda: rendering(T, T, R, 2, lambda *_: (T[:, None].expand(4, 3), T[:, None])),
      ValueError, r"values of the function: expected shape \[4\], got \[4, 1\]"),
+    ("one result", lambda: rendering(T, T, R, 2, lambda *_: T), TypeError,  # pyright: ignore
+     "expected two results of the function, colours and values, got Tensor"),
+    ("background", lambda: rendering(T, T, R, 2, lambda *_: (T[:, None].expand(4, 3), T),
+                                     render_bkgd=torch.ones(4)), ValueError,
+     r"rendering: render_bkgd: expected shape \[3\] or \[2, 3\], got \[4\]"),
+    ("float n", lambda: pack_info(R, 2.0), TypeError, "n_rays: expected an integer"),  # pyright: ignore
+    ("huge n", lambda: pack_info(R, 1 << 50), ValueError, r"n_rays: expected at most 2\^40"),
     ("missing n", lambda: accumulate_along_rays(T, None, R), ValueError, "n_rays: expected"),
     ("range", lambda: accumulate_along_rays(T, None, R, 1), ValueError, "n_rays - 1 = 0, got 0 to"),
     ("outputs", lambda: accumulate_along_rays_(T, None, R), ValueError, "outputs: expected"),
