@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .. import library
 from ..library import call, ctx_ops, declare, ops
-from .kernel_map import KernelMap
+from . import tuning
+from .kernel_map import KernelMap, MapOperands
 
 Activation = Literal["none", "relu", "leaky_relu", "silu", "gelu", "sigmoid"]
 
@@ -77,8 +78,7 @@ def sparse_convolution(
     )
     # The gradient of these needs what came before them.
     apart = needs_gradient and not _has_gradient_from_output(activation, slope)
-    mode = _mode(features)
-    forms = kernel_map.operands(mode)
+    forms = _forms(features, weight, kernel_map, needs_gradient and weight.requires_grad)
     needs_reverse = needs_gradient and features.requires_grad and not kernel_map.symmetric
     out = call(
         "sparse_conv",
@@ -88,17 +88,35 @@ def sparse_convolution(
         residual,
         0 if apart else _ACTIVATIONS.index(activation),
         slope,
+        torch.backends.cuda.matmul.allow_tf32,
         kernel_map.n_out,
         *forms,
-        *(kernel_map.reverse.operands(mode) if needs_reverse else forms),
+        *(_reverse_forms(features, weight, kernel_map) if needs_reverse else forms),
         kernel_map.symmetric,
     )
     return _activate(out, activation, slope) if apart else out
 
 
-def _mode(features: Tensor) -> str:
-    on_gpu = features.is_cuda or ops() is not getattr(torch.ops, library.NAMESPACE)
-    return "table" if on_gpu else "pairs"
+def _forms(
+    features: Tensor, weight: Tensor, kernel_map: KernelMap, needs_weight: bool
+) -> MapOperands:
+    """What the backend reads of a map: the CPU the pairs, a GPU what its schedule says."""
+    n_taps, own, channels_out = weight.shape
+    if not features.is_cuda and ops() is getattr(torch.ops, library.NAMESPACE):
+        return kernel_map.operands("pairs")
+    if own != features.shape[1]:
+        return kernel_map.operands("table")
+    chosen = tuning.schedule(
+        features.device, features.dtype, kernel_map.n_out, n_taps, own, channels_out
+    )
+    return kernel_map.gpu_operands(*chosen, with_pairs=needs_weight)
+
+
+def _reverse_forms(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> MapOperands:
+    groups = features.shape[1] // weight.shape[1]
+    gradient = features.new_empty(0, weight.shape[2])
+    turned = weight.new_empty(weight.shape[0], weight.shape[2] // groups, features.shape[1])
+    return _forms(gradient, turned, kernel_map.reverse, needs_weight=False)
 
 
 def _autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
@@ -211,12 +229,13 @@ def _text(dtype: torch.dtype) -> str:
 
 
 def _fake(features: Tensor, weight: Tensor, bias: Any, residual: Any, *rest: Any) -> Tensor:
-    n_out = rest[2]
+    n_out = rest[3]
     return features.new_empty(n_out, weight.shape[2])
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, weight, _, _, activation, ctx.slope, _, *forms, ctx.symmetric = inputs
+    features, weight, _, _, activation, ctx.slope, ctx.allow_tf32, _, *rest = inputs
+    *forms, ctx.symmetric = rest
     ctx.activation = _ACTIVATIONS[activation]
     ctx.n_in, ctx.channels_in = features.shape
     ctx.groups = ctx.channels_in // weight.shape[1]
@@ -238,12 +257,24 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     if needs_features:
         turned = _turned(weight, ctx.groups, ctx.symmetric)
         g_features = ctx_ops(ctx).sparse_conv(
-            g, turned, None, None, 0, 0.0, ctx.n_in, *reverse, *reverse, ctx.symmetric
+            g,
+            turned,
+            None,
+            None,
+            0,
+            0.0,
+            ctx.allow_tf32,
+            ctx.n_in,
+            *reverse,
+            *reverse,
+            ctx.symmetric,
         )
     if needs_weight:
-        g_weight = ctx_ops(ctx).sparse_conv_weight_gradient(features, g, ctx.groups, *forward[:4])
+        g_weight = ctx_ops(ctx).sparse_conv_weight_gradient(
+            features, g, ctx.groups, ctx.allow_tf32, *forward[:4]
+        )
     g_bias = g.sum(0) if needs_bias else None
-    constants = (None,) * (3 + 2 * _N_FORMS + 1)
+    constants = (None,) * (4 + 2 * _N_FORMS + 1)
     return g_features, g_weight, g_bias, g if needs_residual else None, *constants
 
 
@@ -266,7 +297,9 @@ def _turned(weight: Tensor, groups: int, symmetric: bool) -> Tensor:
     return parts.flip(0) if symmetric else parts
 
 
-def _weight_gradient_fake(features: Tensor, gradient: Tensor, groups: int, *forms: Any) -> Tensor:
+def _weight_gradient_fake(
+    features: Tensor, gradient: Tensor, groups: int, allow_tf32: bool, *forms: Any
+) -> Tensor:
     n_taps = forms[2].shape[0] - 1 if forms[2].shape[0] > 0 else forms[3].shape[0]
     return features.new_empty(n_taps, features.shape[1] // groups, gradient.shape[1])
 

@@ -50,11 +50,13 @@ struct ConvolutionInput {
   Tensor order, tile_masks;  // for a GPU
   Activation activation;
   double slope;
+  bool allow_tf32;  // float32 on tensor cores
   int64_t n_in, n_out, channels_in, channels_out, groups;
 
   ConvolutionInput(Tensor features_in, Tensor weight_in, std::optional<Tensor> bias_in,
                    std::optional<Tensor> residual_in, int64_t activation_in, double slope_in,
-                   int64_t n_out_in, const MapInput& map_in, Tensor order_in, Tensor tile_masks_in)
+                   bool allow_tf32_in, int64_t n_out_in, const MapInput& map_in, Tensor order_in,
+                   Tensor tile_masks_in)
       : features(features_in),
         weight(weight_in),
         bias(bias_in),
@@ -64,6 +66,7 @@ struct ConvolutionInput {
         tile_masks(tile_masks_in),
         activation(static_cast<Activation>(activation_in)),
         slope(slope_in),
+        allow_tf32(allow_tf32_in),
         n_out(n_out_in) {
     const char* op = "sparse_conv";
     check_element(features, op, "features");
@@ -109,10 +112,11 @@ struct ConvolutionInput {
 // The reverse map is there for the gradient of features, which conv_ops.py asks for.
 template <typename Backend>
 Tensor sparse_conv(Tensor features, Tensor weight, std::optional<Tensor> bias,
-                   std::optional<Tensor> residual, int64_t activation, double slope, int64_t n_out,
-                   Tensor in_rows, Tensor out_rows, Tensor starts, Tensor table, Tensor order,
-                   Tensor tile_masks, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool) {
-  const ConvolutionInput in(features, weight, bias, residual, activation, slope, n_out,
+                   std::optional<Tensor> residual, int64_t activation, double slope,
+                   bool allow_tf32, int64_t n_out, Tensor in_rows, Tensor out_rows, Tensor starts,
+                   Tensor table, Tensor order, Tensor tile_masks, Tensor, Tensor, Tensor, Tensor,
+                   Tensor, Tensor, bool) {
+  const ConvolutionInput in(features, weight, bias, residual, activation, slope, allow_tf32, n_out,
                             MapInput(in_rows, out_rows, starts, table, features, "sparse_conv"),
                             order, tile_masks);
   Tensor out = new_empty(in.features, {n_out, in.channels_out});
@@ -124,10 +128,15 @@ struct WeightGradientInput {
   Tensor features, gradient;
   MapInput map;
   int64_t n_in, n_out, channels_in, channels_out, groups;
+  bool allow_tf32;
 
-  WeightGradientInput(Tensor features_in, Tensor gradient_in, int64_t groups_in,
+  WeightGradientInput(Tensor features_in, Tensor gradient_in, int64_t groups_in, bool allow_tf32_in,
                       const MapInput& map_in)
-      : features(features_in), gradient(gradient_in), map(map_in), groups(groups_in) {
+      : features(features_in),
+        gradient(gradient_in),
+        map(map_in),
+        groups(groups_in),
+        allow_tf32(allow_tf32_in) {
     const char* op = "sparse_conv_weight_gradient";
     check_element(features, op, "features");
     check_shape(features, {-1, -1}, op, "features");
@@ -146,10 +155,11 @@ struct WeightGradientInput {
 };
 
 template <typename Backend>
-Tensor sparse_conv_weight_gradient(Tensor features, Tensor gradient, int64_t groups, Tensor in_rows,
-                                   Tensor out_rows, Tensor starts, Tensor table) {
+Tensor sparse_conv_weight_gradient(Tensor features, Tensor gradient, int64_t groups,
+                                   bool allow_tf32, Tensor in_rows, Tensor out_rows, Tensor starts,
+                                   Tensor table) {
   const WeightGradientInput in(
-      features, gradient, groups,
+      features, gradient, groups, allow_tf32,
       MapInput(in_rows, out_rows, starts, table, features, "sparse_conv_weight_gradient"));
   Tensor out = new_empty(in.features, {in.map.n_taps, in.channels_in / groups, in.channels_out});
   if (out.numel() > 0) Backend::weight_gradient(in, out);

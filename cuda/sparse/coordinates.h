@@ -20,6 +20,7 @@ FL_HD int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 // are none.
 struct Axis {
   int64_t taps, stride, dilation, origin, low, high;
+  int log2_stride;  // rounded down
 
   FL_HD int64_t extent() const { return (taps - 1) * dilation; }
 
@@ -44,9 +45,14 @@ struct Axis {
       const int64_t rest = fine - origin - choice * dilation;
       return rest % stride == 0 && keep(rest / stride, out);
     }
-    const int64_t cell = floor_divide(fine - origin, stride) - choice;
+    const int64_t cell = floor_by_stride(fine - origin) - choice;
     const int64_t reach = fine - origin - cell * stride;
-    return reach <= extent() && reach % dilation == 0 && keep(cell, out);
+    return reach <= extent() && (dilation == 1 || reach % dilation == 0) && keep(cell, out);
+  }
+
+  // Divisions are most of the work on a GPU, and most strides are powers of two.
+  FL_HD int64_t floor_by_stride(int64_t value) const {
+    return (stride & (stride - 1)) == 0 ? value >> log2_stride : floor_divide(value, stride);
   }
 
   FL_HD bool partner(bool to_fine, int64_t value, int64_t choice, int64_t* out) const {
@@ -70,12 +76,12 @@ struct Axis {
 // What rows of one set reach in another.
 struct Reach {
   Axis axes[kMostAxes];
-  int64_t choices[kMostAxes];
-  int64_t per_row;  // the product of choices
+  uint32_t choices[kMostAxes];
+  uint32_t per_row;  // the product of choices
   int columns;
   bool to_fine;
 
-  FL_HD bool candidate(const int32_t* row, int64_t choice, int32_t* out) const {
+  FL_HD bool candidate(const int32_t* row, uint32_t choice, int32_t* out) const {
     out[0] = row[0];
     for (int a = columns - 2; a >= 0; --a) {
       int64_t value;

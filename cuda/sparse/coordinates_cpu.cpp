@@ -69,19 +69,58 @@ class Collector {
   std::vector<Key<W>> recent_ = std::vector<Key<W>>(std::size_t{1} << kBits, Key<W>::last());
 };
 
+// The keys of all that a row reaches: sums of what each axis adds. Rows that follow each other
+// mostly share their leading columns, and then the sums so far.
+template <int W>
+class Reacher {
+ public:
+  Reacher(const Reach& reach, const Layout& layout) : reach_(reach), packer_(layout) {}
+
+  template <int C>
+  const std::vector<Key<W>>& reached(const int32_t* row) {
+    int c = 0;
+    while (begun_ && c < C && row[c] == last_[c]) ++c;
+    for (begun_ = true; c < C; ++c) {
+      last_[c] = row[c];
+      if (c == 0)
+        sums_[0].assign(1, packer_.column(0, row[0]) + packer_.constant());
+      else
+        add_axis(c, row[c]);
+    }
+    return sums_[C - 1];
+  }
+
+ private:
+  void add_axis(int c, int32_t value) {
+    const Axis& axis = reach_.axes[c - 1];
+    std::vector<Key<W>>& sums = sums_[c];
+    sums.clear();
+    for (int64_t choice = 0; choice < reach_.choices[c - 1]; ++choice) {
+      int64_t partner;
+      if (!axis.partner(reach_.to_fine, value, choice, &partner)) continue;
+      const Key<W> part = packer_.column(c, partner);
+      for (const Key<W>& sum : sums_[c - 1]) sums.push_back(sum + part);
+    }
+  }
+
+  const Reach& reach_;
+  Packer<W> packer_;
+  bool begun_ = false;
+  int32_t last_[kMostColumns] = {};
+  std::vector<Key<W>> sums_[kMostColumns];
+};
+
 template <int W>
 std::vector<int32_t> reached_by_keys(const Rows& rows, const Reach& reach, const Layout& layout) {
-  const Packer<W> packer(layout);
   const int64_t chunk = 4 * kRowGrain;
   std::vector<std::vector<Key<W>>> parts((rows.count + chunk - 1) / chunk);
   with_columns(rows.columns, [&](auto columns) {
     cpu::detail::for_chunks(rows.count, chunk, [&](int64_t c, int64_t begin, int64_t end) {
+      Reacher<W> reacher(reach, layout);
       Collector<W> collector;
-      int32_t row[kMostColumns];
       for (int64_t i = begin; i < end; ++i)
-        for (int64_t choice = 0; choice < reach.per_row; ++choice)
-          if (reach.candidate(rows.row(i), choice, row))
-            collector.add(packer.template pack<columns()>(row));
+        for (const Key<W>& key : reacher.template reached<columns()>(rows.row(i)))
+          collector.add(key);
       parts[c] = std::move(collector.keys);
     });
   });

@@ -52,7 +52,8 @@ inline Reach make_reach(const int64_t* taps, int columns, const char* op) {
                      dilation,
                      origin,
                      std::numeric_limits<int32_t>::min(),
-                     int64_t{std::numeric_limits<int32_t>::max()} + 1};
+                     most,
+                     63 - __builtin_clzll(static_cast<uint64_t>(stride))};
     reach.choices[a] = 1;
   }
   return reach;
@@ -89,7 +90,7 @@ inline std::vector<Reach> check_levels(const Numbers& taps, const Numbers& low, 
       Axis& axis = reach.axes[a];
       axis.low = std::max(axis.low, low[axes * level + a]);
       axis.high = std::min(axis.high, high[axes * level + a]);
-      reach.choices[a] = axis.choices(to_fine);
+      reach.choices[a] = static_cast<uint32_t>(axis.choices(to_fine));
       reach.per_row *= reach.choices[a];
     }
     reaches.push_back(reach);

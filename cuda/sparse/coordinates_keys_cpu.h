@@ -165,6 +165,19 @@ class Packer {
     return key;
   }
 
+  // What a value of one column adds to the key that an empty row would have.
+  Key<W> column(int c, int64_t value) const {
+    Key<W> key;
+    for (int w = 0; w < W; ++w) key.words[w] = static_cast<uint64_t>(value) * factor_[w][c];
+    return key;
+  }
+
+  Key<W> constant() const {
+    Key<W> key;
+    std::copy_n(constant_, W, key.words);
+    return key;
+  }
+
  private:
   void set(const Layout& layout, int c, int64_t stride, int64_t base) {
     const uint64_t unit = uint64_t{1} << layout.shift[c];

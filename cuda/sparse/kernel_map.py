@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import library
+from ..library import declare
 from . import map_ops
 
 
@@ -34,6 +36,21 @@ class MapOperands(NamedTuple):
     table: Tensor
     order: Tensor
     tile_masks: Tensor
+
+
+class Plan(NamedTuple):
+    """The order in which implicit GEMM on a GPU takes output rows, for each run of taps.
+
+    Args:
+        order: int32 [2, splits, n_out], the row at each place and the place of each row, -1 where
+            the row has none of the run's taps.
+        tile_masks: int32 [splits, tiles], bits for the taps of each tile.
+        table: int32 [K, n_out], the map's table with each tap in the order of its run.
+    """
+
+    order: Tensor
+    tile_masks: Tensor
+    table: Tensor
 
 
 class KernelMap:
@@ -77,6 +94,8 @@ class KernelMap:
         self._table = table
         self._pairs = pairs
         self._reverse: KernelMap | None = None
+        self._plans: dict[tuple[int, int], Plan] = {}
+        self._pair_places: Tensor | None = None
 
     @classmethod
     def from_table(cls, table: Tensor, n_in: int, symmetric: bool = False) -> KernelMap:
@@ -240,9 +259,57 @@ class KernelMap:
             return MapOperands(rows, rows, none, self.table, rows, rows)
         return MapOperands(*self.pairs, table, rows, rows)
 
+    def plan(self, splits: int, tile_rows: int) -> Plan:
+        """The order in which implicit GEMM takes the output rows.
+
+        Args:
+            splits: In how many runs the taps are sorted apart, at most 32 taps a run.
+            tile_rows: Rows that share the work on a tap, 64 or 128.
+
+        Returns:
+            The plan.
+        """
+        if (splits, tile_rows) not in self._plans:
+            made = library.ops().sparse_conv_plan(self.table, splits, tile_rows)
+            self._plans[splits, tile_rows] = Plan(*made)
+        return self._plans[splits, tile_rows]
+
+    @property
+    def pair_places(self) -> Tensor:
+        """int32 [K, n_out]: where in the pairs each tap and output row stands, -1 for nowhere."""
+        if self._pair_places is None:
+            exists = self.table >= 0
+            places = exists.flatten().cumsum(0).view_as(self.table) - 1
+            self._pair_places = torch.where(exists, places, -1).int()
+        return self._pair_places
+
+    def gpu_operands(
+        self, form: str, splits: int, tile_rows: int, with_pairs: bool = False
+    ) -> MapOperands:
+        """What the convolution operators read on a GPU.
+
+        Args:
+            form: "implicit", "grouped" or "table", which serves groups of channels.
+            splits: Of an implicit convolution.
+            tile_rows: Of an implicit convolution.
+            with_pairs: The gradient of the weight is wanted too, which reads the pairs.
+
+        Returns:
+            The forms, and tensors without elements for the others.
+        """
+        if form == "table":
+            return self.operands("table")
+        empty = self.operands("table")
+        if form == "grouped":
+            return MapOperands(*self.pairs, self.pair_places, empty.order, empty.tile_masks)
+        plan = self.plan(splits, tile_rows)
+        pairs = self.pairs if with_pairs else (empty.in_rows, empty.out_rows, empty.starts)
+        return MapOperands(*pairs, plan.table, plan.order, plan.tile_masks)
+
     def _tensors(self) -> list[Tensor]:
         pairs = () if self._pairs is None else self._pairs
-        return [t for t in (*pairs, self._table) if t is not None]
+        plans = (t for plan in self._plans.values() for t in plan)
+        return [t for t in (*pairs, self._table, *plans, self._pair_places) if t is not None]
 
     def __repr__(self) -> str:
         symmetric = ", symmetric" if self.symmetric else ""
@@ -264,3 +331,13 @@ def _check_sides(name: str, n_in: int, n_out: int, symmetric: bool) -> None:
         raise ValueError(
             f"{name}: symmetric: expected as many inputs as outputs, got {n_in} and {n_out}"
         )
+
+
+def _plan_fake(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    n_out = table.shape[1]
+    tiles = (n_out + tile_rows - 1) // tile_rows
+    order = table.new_empty(2, splits, n_out)
+    return order, table.new_empty(splits, tiles), torch.empty_like(table)
+
+
+declare("sparse_conv_plan", _plan_fake)

@@ -63,7 +63,7 @@ bool reaches(const Bounds& fine, const Reach& reach, const int32_t* row) {
 
 // True if it cannot be that some row does not.
 bool all_reach(const Bounds& fine, const Reach& reach, const Bounds& coarse) {
-  int32_t low[kMostColumns], high[kMostColumns];
+  int32_t low[kMostColumns] = {}, high[kMostColumns] = {};
   for (int c = 0; c < reach.columns; ++c) {
     low[c] = static_cast<int32_t>(coarse.low[c]);
     high[c] = static_cast<int32_t>(coarse.high[c]);
@@ -119,42 +119,53 @@ void check_index(const MapInput& in, const char* op) {
         ": order: expected rows below ", rows, ", got ", input<int32_t>(in.order)[i]);
 }
 
-// Both sets in sorted order and their matches. A symmetric map is searched for the taps before its
-// centre; what follows mirrors them, unless rows are repeated: a repeated row has partners, but is
-// nobody's.
+// Both sets in sorted order and their matches. A symmetric map is one set, shifted; it is searched
+// for the taps before its centre, and what follows mirrors them. Not so where rows are repeated: a
+// repeated row has partners, but is nobody's.
 template <int W>
-struct SortedMap {
-  SortedSet<W> fine, coarse;
-  int64_t taps;
-  bool mirrored;
-  Matches matches;
-
+class SortedMap {
+ public:
   SortedMap(const MapInput& in, const Bounds& bounds, const Layout& layout)
-      : fine(sorted_fine<W>(rows_of(in.coords), in.order, layout)),
-        coarse(sorted_coarse<W>(rows_of(in.coarse), bounds, in.reach, layout)),
-        taps(tap_count(in.reach)),
-        mirrored(in.symmetric && fine.count() == in.coarse.size(0)),
-        matches(coarse.keys, fine.keys, lines_of<W>(in.reach, layout, mirrored ? taps / 2 : taps)) {
-  }
+      : taps_(tap_count(in.reach)),
+        fine_(sorted_fine<W>(rows_of(in.coords), in.order, layout)),
+        mirrored_(in.symmetric && fine_.count() == in.coarse.size(0)),
+        coarse_(mirrored_ ? SortedSet<W>{}
+                          : sorted_coarse<W>(rows_of(in.coarse), bounds, in.reach, layout)),
+        matches_(coarse().keys, fine_.keys,
+                 lines_of(in.reach, layout, mirrored_ ? origin_key<W>(in.reach, layout) : Key<W>{},
+                          mirrored_ ? taps_ / 2 : taps_)) {}
+
+  int64_t taps() const { return taps_; }
 
   int64_t count(int64_t tap) const {
-    if (!mirrored || tap < taps / 2) return matches.count(tap);
-    return tap == taps / 2 ? fine.count() : matches.count(taps - 1 - tap);
+    if (!mirrored_ || tap < taps_ / 2) return matches_.count(tap);
+    return tap == taps_ / 2 ? fine_.count() : matches_.count(taps_ - 1 - tap);
   }
 
   // f(fine row, coarse row) for each pair of a tap, in the order of coarse keys.
   template <typename F>
   void for_each(int64_t tap, const F& f) const {
-    if (!mirrored || tap < taps / 2)
-      matches.for_each(tap, [&](Match m) { f(fine.row(m.fine), coarse.row(m.coarse)); });
-    else if (tap > taps / 2)
-      matches.for_each(taps - 1 - tap, [&](Match m) { f(coarse.row(m.coarse), fine.row(m.fine)); });
+    if (!mirrored_ || tap < taps_ / 2)
+      matches_.for_each(tap, [&](Match m) { f(fine_.row(m.fine), coarse().row(m.coarse)); });
+    else if (tap > taps_ / 2)
+      matches_.for_each(taps_ - 1 - tap,
+                        [&](Match m) { f(coarse().row(m.coarse), fine_.row(m.fine)); });
     else
-      for (int64_t i = 0; i < fine.count(); ++i)
+      for (int64_t i = 0; i < fine_.count(); ++i)
         f(static_cast<int32_t>(i), static_cast<int32_t>(i));
   }
 
-  bool in_turn() const { return coarse.in_turn() && (!mirrored || fine.in_turn()); }
+  // Whether for_each gives coarse rows in ascending order.
+  bool in_turn() const { return coarse().in_turn(); }
+
+ private:
+  const SortedSet<W>& coarse() const { return mirrored_ ? fine_ : coarse_; }
+
+  int64_t taps_;
+  SortedSet<W> fine_;
+  bool mirrored_;
+  SortedSet<W> coarse_;
+  Matches matches_;
 };
 
 // Calls f(SortedMap).
@@ -168,14 +179,14 @@ auto with_map(const MapInput& in, const char* op, const F& f) {
 
 template <int W>
 PairTensors pairs_of(const SortedMap<W>& map, const Tensor& like, int64_t n_coarse) {
-  const Tensor starts = new_empty(like, {map.taps + 1}, ScalarType::Long);
+  const Tensor starts = new_empty(like, {map.taps() + 1}, ScalarType::Long);
   int64_t* start = output<int64_t>(starts);
   start[0] = 0;
-  for (int64_t tap = 0; tap < map.taps; ++tap) start[tap + 1] = start[tap] + map.count(tap);
-  const Tensor fine = new_empty(like, {start[map.taps]});
-  const Tensor coarse = new_empty(like, {start[map.taps]});
+  for (int64_t tap = 0; tap < map.taps(); ++tap) start[tap + 1] = start[tap] + map.count(tap);
+  const Tensor fine = new_empty(like, {start[map.taps()]});
+  const Tensor coarse = new_empty(like, {start[map.taps()]});
   std::vector<RowOrder> orders(thread_count(), RowOrder(n_coarse));
-  parallel_dynamic(map.taps, [&](int64_t tap, int64_t worker) {
+  parallel_dynamic(map.taps(), [&](int64_t tap, int64_t worker) {
     int32_t* fine_rows = output<int32_t>(fine) + start[tap];
     int32_t* coarse_rows = output<int32_t>(coarse) + start[tap];
     int64_t next = 0;
@@ -229,7 +240,7 @@ struct CpuMaps {
   static void table(const MapInput& in, int32_t* out) {
     with_map(in, "sparse_kernel_table", [&](const auto& map) {
       const int64_t n = in.coarse.size(0);
-      parallel_dynamic(map.taps, [&](int64_t tap, int64_t) {
+      parallel_dynamic(map.taps(), [&](int64_t tap, int64_t) {
         std::fill_n(out + tap * n, n, -1);
         map.for_each(tap, [&](int32_t fine, int32_t coarse) { out[tap * n + coarse] = fine; });
       });

@@ -21,18 +21,29 @@ struct Line {
   static constexpr int64_t kMostTaps = 8;
 
   Key<W> offset;  // of its first tap
-  int64_t first_tap, taps;
+  int64_t taps;
   uint64_t step;  // from tap to tap
 };
 
+// How far the first tap lies from a row, on a grid of stride 1.
 template <int W>
-std::vector<Line<W>> lines_of(const Reach& reach, const Layout& layout, int64_t end_tap) {
+Key<W> origin_key(const Reach& reach, const Layout& layout) {
+  Key<W> key{};
+  for (int c = 1; c < reach.columns; ++c)
+    key.words[layout.word[c]] += static_cast<uint64_t>(reach.axes[c - 1].origin) << layout.shift[c];
+  return key;
+}
+
+// The lines of all taps below an end; keys count from `origin`.
+template <int W>
+std::vector<Line<W>> lines_of(const Reach& reach, const Layout& layout, const Key<W>& origin,
+                              int64_t end_tap) {
   const int last = reach.columns - 2;
   const int64_t length = reach.axes[last].taps;
   std::vector<Line<W>> lines;
   for (int64_t tap = 0; tap < end_tap;) {
     Line<W> line{};
-    line.first_tap = tap;
+    line.offset = origin;
     line.taps = std::min({length - tap % length, end_tap - tap, Line<W>::kMostTaps});
     line.step = static_cast<uint64_t>(reach.axes[last].dilation);
     int64_t rest = tap;

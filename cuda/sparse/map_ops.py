@@ -196,13 +196,10 @@ def sparse_unique(coords: Tensor) -> Unique:
 
 def _unique_fake(coords: Tensor, wide: bool) -> tuple[Tensor, ...]:
     count = torch.library.get_ctx().new_dynamic_size()
-    long = {"dtype": torch.int64}
+    sizes = coords.shape[0], count, count, 2
     return (
         coords.new_empty((count, coords.shape[1])),
-        coords.new_empty((coords.shape[0],), **long),
-        coords.new_empty((count,), **long),
-        coords.new_empty((count,), **long),
-        coords.new_empty((2,), **long),
+        *(coords.new_empty((size,), dtype=torch.int64) for size in sizes),
     )
 
 
@@ -565,7 +562,8 @@ def sparse_invert_pairs(pairs: Pairs, n_fine: int) -> Pairs:
         >>> turned.fine_rows.tolist(), turned.coarse_rows.tolist()
         ([0, 1], [1, 0])
     """
-    return Pairs(*ops().sparse_invert_pairs(*pairs, n_fine), pairs.starts)
+    fine_rows, coarse_rows = ops().sparse_invert_pairs(*pairs, n_fine)
+    return Pairs(fine_rows, coarse_rows, pairs.starts)
 
 
 def sparse_hash(coords: Tensor) -> Tensor:

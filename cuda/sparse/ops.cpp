@@ -40,16 +40,22 @@ FL_LIBRARY_FRAGMENT(m) {
 FL_LIBRARY_FRAGMENT(m) {
   m.def(
       "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor? residual, "
-      "int activation, float slope, int n_out, Tensor in_rows, Tensor out_rows, Tensor starts, "
+      "int activation, float slope, bool allow_tf32, int n_out, Tensor in_rows, Tensor out_rows, Tensor starts, "
       "Tensor table, Tensor order, Tensor tile_masks, Tensor reverse_in_rows, "
       "Tensor reverse_out_rows, Tensor reverse_starts, Tensor reverse_table, Tensor reverse_order, "
       "Tensor reverse_tile_masks, bool symmetric) -> Tensor");
   m.def(
-      "sparse_conv_weight_gradient(Tensor features, Tensor gradient, int groups, Tensor in_rows, "
-      "Tensor out_rows, Tensor starts, Tensor table) -> Tensor");
+      "sparse_conv_weight_gradient(Tensor features, Tensor gradient, int groups, "
+      "bool allow_tf32, Tensor in_rows, Tensor out_rows, Tensor starts, Tensor table) -> Tensor");
 }
 
 // Convolution on a GPU: the order that implicit GEMM takes rows in.
+FL_LIBRARY_FRAGMENT(m) {
+  m.def(
+      "sparse_conv_plan(Tensor table, int splits, int tile_rows) -> (Tensor order, "
+      "Tensor tile_masks, Tensor permuted_table)");
+}
+
 // Pooling, segments and interpolation.
 FL_LIBRARY_FRAGMENT(m) {
   m.def(

@@ -108,9 +108,8 @@ def _count_linear(name: str, module: Any, _: Any, output: Any) -> LayerCount:
 
 
 def _count_convolution(name: str, module: Any, x: SparseTensor, output: Any) -> LayerCount:
-    found = x.maps.entries.get((x.level.number, module.recipe))
-    # One tap in place is a matrix product without a map.
-    pairs = len(x) if found is None else found.kernel_map.n_pairs
+    kernel_map, _ = x.maps.find(x.level, module.recipe)
+    pairs = kernel_map.n_pairs
     padded = pairs
     each = module.in_channels // module.groups * module.out_channels
     kind = type(module).__name__

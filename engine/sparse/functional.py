@@ -13,20 +13,11 @@ import torch
 from torch import Tensor
 
 from ...cuda.sparse import pool_ops
-from ...cuda.sparse.conv_ops import sparse_convolution
+from ...cuda.sparse.conv_ops import Activation, sparse_convolution
 from . import cache
 from .arguments import Ints, ints, one_of
 from .cache import Recipe
 from .tensor import SparseTensor
-
-_ACTIVATIONS = {
-    "none": lambda feats, slope: feats,
-    "relu": lambda feats, slope: torch.relu(feats),
-    "leaky_relu": torch.nn.functional.leaky_relu,
-    "silu": lambda feats, slope: torch.nn.functional.silu(feats),
-    "gelu": lambda feats, slope: torch.nn.functional.gelu(feats),
-    "sigmoid": lambda feats, slope: torch.sigmoid(feats),
-}
 
 
 def convolve(
@@ -35,7 +26,7 @@ def convolve(
     weight: Tensor,
     bias: Tensor | None = None,
     residual: SparseTensor | Tensor | None = None,
-    activation: str = "none",
+    activation: Activation = "none",
     slope: float = 0.01,
 ) -> SparseTensor:
     """Convolves along the map of a recipe; what all convolutions here come to.
@@ -50,7 +41,7 @@ def convolve(
         slope: Of the leaky ReLU.
 
     Returns:
-        The output. Under autocast, features and weights are cast first.
+        The output. Under autocast it is of its dtype, as those of torch's own convolutions.
 
     Raises:
         ValueError: Shapes do not fit together, or there is no such map.
@@ -64,10 +55,7 @@ def convolve(
     feats = x.feats
     if feats.shape[1] % weight.shape[-2] or len(recipe.kernel_size) != x.ndim:
         raise _misfit(x, recipe, weight)
-    # One tap that stays in place takes no map.
-    pointwise = recipe.kind == "submanifold" and feats.shape[1] == weight.shape[-2]
-    pointwise = pointwise and max(recipe.kernel_size) == 1
-    kernel_map, level = (None, x.level) if pointwise else x.maps.find(x.level, recipe)
+    kernel_map, level = x.maps.find(x.level, recipe)
     if isinstance(residual, SparseTensor):
         if not level.same_as(residual.level):
             raise ValueError(
@@ -76,31 +64,10 @@ def convolve(
                 f"{residual.stride})"
             )
         residual = residual.feats
-    if torch.is_autocast_enabled(feats.device.type) and feats.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(feats.device.type)
-        feats, weight = feats.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-        residual = None if residual is None else residual.to(dtype)
-    if kernel_map is None:
-        out = _pointwise(feats, weight.flatten(0, -2), bias, residual)
-        return SparseTensor.on(_ACTIVATIONS[activation](out, slope), level, x.maps)
     out = sparse_convolution(
         feats, weight.flatten(0, -3), kernel_map, bias, residual, activation, slope
     )
     return SparseTensor.on(out, level, x.maps)
-
-
-def _pointwise(
-    feats: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None
-) -> Tensor:
-    """One tap, no neighbours: a matrix product."""
-    if feats.dtype != weight.dtype:
-        raise TypeError(
-            f"convolution: weight: expected the dtype of the features, {feats.dtype}, got "
-            f"{weight.dtype}"
-        )
-    out = feats @ weight if bias is None else torch.addmm(bias, feats, weight)
-    return out if residual is None else out + residual
 
 
 def _misfit(x: SparseTensor, recipe: Recipe, weight: Tensor) -> ValueError:

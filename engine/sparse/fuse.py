@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ...cuda.sparse.conv_ops import Activation
 from .nn.containers import FusedResidual, Residual, Sequential
 from .nn.convolution import Convolution
 
@@ -100,7 +101,7 @@ def _fold_norm(convolution: Convolution, norm: nn.BatchNorm1d) -> None:
     convolution.bias = nn.Parameter(shift.to(weight.dtype))
 
 
-def _activation(module: nn.Module | None) -> tuple[str, float] | None:
+def _activation(module: nn.Module | None) -> tuple[Activation, float] | None:
     """The name and slope that a convolution knows an activation by."""
     if isinstance(module, nn.LeakyReLU):
         return "leaky_relu", module.negative_slope

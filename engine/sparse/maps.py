@@ -108,6 +108,8 @@ def submanifold_map(index: CoordinateIndex, taps: Taps) -> KernelMap:
     Returns:
         The map; odd kernels' maps are symmetric.
     """
+    if taps.count == 1:
+        return KernelMap.identity(index.coords.shape[0], index.coords.device)
     return map_between(index, index.coords, taps, all(k % 2 == 1 for k in taps.kernel_size))
 
 

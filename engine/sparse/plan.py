@@ -99,7 +99,7 @@ class Plan:
     def _make(self, cache: MapCache) -> None:
         for number, recipe in self.keys:
             kernel_map, _ = cache.find(cache.levels[number], recipe)
-            if self.gradients:
+            if self.gradients and not kernel_map.symmetric:
                 kernel_map.reverse  # noqa: B018 - made when it is first looked at
 
     def __repr__(self) -> str:

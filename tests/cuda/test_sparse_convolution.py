@@ -121,7 +121,6 @@ CONVOLUTION = Case(
         Error("residual", {"residual": torch.ones(1, 9)}, ValueError, "residual: expected shape"),
         Error("activation", {"activation": "tanh"}, ValueError, "activation: expected one of none"),
     ),
-    no_emulated="the CUDA kernels have tests of their own",
 )
 
 
@@ -148,7 +147,6 @@ HALVES = Case(
     # Sums are exact to float32; one rounding at the end is left.
     tolerance={torch.float16: 6e-4, torch.bfloat16: 5e-3},
     gradient_tolerance={torch.float16: 2e-3, torch.bfloat16: 1.5e-2},
-    no_emulated="the CUDA kernels have tests of their own",
 )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,13 @@ pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no di
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    mp.spawn(worker, (str(tmp_path),), nprocs=2)  # pyright: ignore
+    processes = mp.spawn(worker, (str(tmp_path),), nprocs=2, join=False)  # pyright: ignore
+    deadline = time.monotonic() + 120
+    while not processes.join(timeout=5):
+        if time.monotonic() > deadline:
+            for process in processes.processes:
+                process.kill()
+            pytest.fail("the processes wait for each other")
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     model = network()
     step(model, batch(), 1.0)

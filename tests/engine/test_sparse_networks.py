@@ -288,7 +288,11 @@ def test_a_plan_forgets_the_oldest_and_names_what_does_not_fit() -> None:
 def test_compiles_without_graph_breaks() -> None:
     """Forward and backward of planned inputs, each as one graph."""
     torch._dynamo.reset()
-    model, x = unet(dtype=torch.float32).eval(), scan(dtype=torch.float32)
+    n, x = fl.nn, scan(dtype=torch.float32)
+    model = n.Sequential(
+        n.SubmConv3d(4, 4, 3), n.ReLU(), n.Conv3d(4, 8, 2, 2), n.MaxPool(2), n.Upsample(2),
+        n.InverseConv3d(8, 4, 2, 2),
+    )  # fmt: skip
     planned = fl.sparse.plan(x, model, gradients=True)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for tensor in (x, planned(scan(seed="other", dtype=torch.float32))):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import sparse_twin as twin
 import torch
 import torch.distributed as dist
@@ -45,13 +47,15 @@ def step(model: nn.Module, x: fl.SparseTensor, share: float) -> None:
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    patience = timedelta(seconds=30)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=patience)
     model = network()
     wrapped = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
     step(wrapped, half(rank), 2.0)  # gradients are averaged over the processes
     result = {name: p.grad for name, p in model.named_parameters()}
-    result.update(model.named_buffers())
+    result.update({name: value.clone() for name, value in model.named_buffers()})
     empty = half(rank).prune(torch.full((len(half(rank)),), rank == 0))
     result["with an empty process"] = model[1](model[0](empty)).feats.sum()
     torch.save(result, f"{folder}/{rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ....cuda.sparse.conv_ops import Activation
 from .. import cache
 from ..arguments import Ints, ints
 from ..cache import Recipe
@@ -62,7 +63,7 @@ class Convolution(nn.Module):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.groups = groups
-        self.activation = "none"
+        self.activation: Activation = "none"
         self.slope = 0.01
         shape = (*recipe.kernel_size, in_channels // groups, out_channels)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the GEMM kernels of convolution share, whatever multiplies: which rows and taps a block
+// works on, and what becomes of its sums.
+//
+//   implicit   a block owns a tile of output rows in the order of one split (convolution_plan.h)
+//              and loops over the taps that the tile has. All splits but the last to run leave
+//              partial sums, in one launch; the last one, the middle split, which in a submanifold
+//              map every row has, adds them to its own and finishes the rows. A row without taps in
+//              a split leaves nothing there, and on surfaces most rows are such: partial sums are a
+//              fraction of what a buffer for all taps would move, and nothing is added atomically.
+//   grouped    a block owns a tile of one tap's pairs and leaves a partial sum for each pair;
+//              another launch adds up every output row's pairs, tap by tap. For few rows: the tiles
+//              of all taps run side by side.
+#pragma once
+
+#include <cstdint>
+
+#include "core/portable.h"
+#include "sparse/convolution.h"
+#include "sparse/convolution_plan.h"
+#include "sparse/rows_cuda.h"
+
+namespace fl::sparse {
+
+template <typename T>
+struct Epilogue {
+  const T* bias;
+  const T* residual;
+  T* out;
+  Activation activation;
+  Sum<T> slope;
+  int channels;
+};
+
+template <typename T>
+struct GemmArgs {
+  const T* features;
+  const T* weight;
+  int n_in, channels_in, channels_out, n_taps;
+  int64_t n_out;
+  Sum<T>* partial;
+  Epilogue<T> epilogue;
+  // Implicit.
+  const int32_t* table;
+  const int32_t* order;
+  const int32_t* tile_masks;
+  int splits, split_taps, tile_rows;
+  bool finishes;
+  // Grouped.
+  const int32_t* in_rows;
+  const int64_t* starts;  // null: implicit
+};
+
+template <typename T>
+FL_HD int finishing_split(const GemmArgs<T>& a) {
+  return a.splits / 2;
+}
+
+template <typename T>
+struct Tile {
+  const int32_t* rows;  // input rows of its first tap
+  int64_t stride;       // to those of the next tap
+  int first_tap;
+  unsigned taps;  // those that some row has, bit 0 the first
+  int count;      // rows
+  int64_t place;  // of its first row
+  Sum<T>* partial;
+};
+
+// Tap and part of a list of pairs, tap by tap, when each tap's pairs are cut into parts of `size`.
+struct Part {
+  int tap = -1;
+  int64_t first = 0;
+  int count = 0;
+};
+
+FL_D Part find_part(const int64_t* starts, int n_taps, int size, int64_t index) {
+  Part part;
+  for (int tap = 0; tap < n_taps; ++tap) {
+    const int64_t begin = starts[tap], count = starts[tap + 1] - begin;
+    const int64_t parts = (count + size - 1) / size;
+    if (index < parts) {
+      const int64_t left = count - index * size;
+      part.tap = tap;
+      part.first = begin + index * size;
+      part.count = static_cast<int>(left < size ? left : size);
+      break;
+    }
+    index -= parts;
+  }
+  return part;
+}
+
+// At least as many parts as find_part finds, for a host that does not know the starts.
+inline int64_t most_parts(int64_t n_pairs, int64_t n_taps, int64_t size) {
+  return n_pairs / size + n_taps;
+}
+
+template <int kRows, typename T>
+FL_D Tile<T> find_tile(const GemmArgs<T>& a, int64_t index) {
+  Tile<T> tile{};
+  if (a.starts != nullptr) {
+    const Part part = find_part(a.starts, a.n_taps, kRows, index);
+    tile.first_tap = part.tap;
+    tile.taps = part.tap >= 0 ? 1u : 0u;
+    tile.rows = a.in_rows + part.first;
+    tile.count = part.count;
+    tile.partial = a.partial + part.first * a.channels_out;
+    return tile;
+  }
+  const int slot = static_cast<int>(blockIdx.z), last = finishing_split(a);
+  const int split = a.finishes ? last : slot < last ? slot : slot + 1;
+  tile.place = index * kRows;
+  const int64_t tiles = (a.n_out + a.tile_rows - 1) / a.tile_rows, left = a.n_out - tile.place;
+  tile.count = static_cast<int>(left < kRows ? left : kRows);
+  tile.taps = static_cast<unsigned>(a.tile_masks[split * tiles + tile.place / a.tile_rows]);
+  tile.first_tap = split * a.split_taps;
+  tile.stride = a.n_out;
+  tile.rows = a.table + tile.first_tap * a.n_out + tile.place;
+  tile.partial = a.partial + (slot * a.n_out + tile.place) * a.channels_out;
+  return tile;
+}
+
+// The tile's taps one after another, and the input rows of each of its rows at each of them.
+template <int kRows, int kThreads, typename T>
+FL_D int list_rows(const GemmArgs<T>& a, const Tile<T>& tile, uint8_t* taps, int32_t* rows) {
+  if (threadIdx.x < 32 && (tile.taps >> threadIdx.x & 1u) != 0)
+    taps[__popc(tile.taps & ((1u << threadIdx.x) - 1u))] = static_cast<uint8_t>(threadIdx.x);
+  __syncthreads();
+  const int n_taps = __popc(tile.taps);
+  for (int item = static_cast<int>(threadIdx.x); item < n_taps * kRows; item += kThreads) {
+    const int row = item % kRows;
+    const int32_t from =
+        row < tile.count ? tile.rows[taps[item / kRows] * tile.stride + row] : int32_t{-1};
+    rows[item] = from < a.n_in ? from : -1;
+  }
+  __syncthreads();
+  return n_taps;
+}
+
+template <int V, typename T>
+FL_D void finish_row(const Epilogue<T>& e, int64_t row, int column, Sum<T>* sums) {
+  const int64_t at = row * e.channels + column;
+  Pack<T, V> bias{}, residual{};
+  if (e.bias != nullptr) bias = load_pack<V>(e.bias + column);
+  if (e.residual != nullptr) residual = load_pack<V>(e.residual + at);
+  FL_UNROLL
+  for (int k = 0; k < V; ++k) {
+    if (e.bias != nullptr) sums[k] += widen(bias.v[k]);
+    if (e.residual != nullptr) sums[k] += widen(residual.v[k]);
+    sums[k] = activate(e.activation, sums[k], e.slope);
+  }
+  store_sums<V, T>(e.out + at, sums);
+}
+
+template <int V, typename S>
+FL_D void add_pack(S* sums, const S* from) {
+  // 16 bytes at most at once: partial sums of 16-bit features are twice as wide as those.
+  constexpr int kWidth = V * sizeof(S) > 16 ? 16 / sizeof(S) : V;
+  FL_UNROLL
+  for (int k = 0; k < V; k += kWidth) {
+    const Pack<S, kWidth> pack = load_pack<kWidth>(from + k);
+    FL_UNROLL
+    for (int i = 0; i < kWidth; ++i) sums[k + i] += pack.v[i];
+  }
+}
+
+template <int V, typename S>
+FL_D void store_partial(S* to, const S* sums) {
+  constexpr int kWidth = V * sizeof(S) > 16 ? 16 / sizeof(S) : V;
+  FL_UNROLL
+  for (int k = 0; k < V; k += kWidth) {
+    Pack<S, kWidth> pack;
+    FL_UNROLL
+    for (int i = 0; i < kWidth; ++i) pack.v[i] = sums[k + i];
+    store_pack<kWidth>(to + k, pack);
+  }
+}
+
+// Sums of a tile lie in shared memory, a row every `stride`; the block writes them, V at once.
+template <int V, int kRows, int kColumns, int kThreads, typename T>
+FL_D void store_tile(const GemmArgs<T>& a, const Tile<T>& tile, int column0,
+                     const Sum<T>* tile_sums, int stride) {
+  constexpr int kRuns = kColumns / V;
+  for (int item = static_cast<int>(threadIdx.x); item < kRows * kRuns; item += kThreads) {
+    const int r = item / kRuns, c = item % kRuns * V, column = column0 + c;
+    if (r >= tile.count || column >= a.channels_out) continue;
+    Sum<T> sums[V];
+    FL_UNROLL
+    for (int k = 0; k < V; ++k) sums[k] = tile_sums[r * stride + c + k];
+    if (!a.finishes) {
+      store_partial<V>(tile.partial + static_cast<int64_t>(r) * a.channels_out + column, sums);
+      continue;
+    }
+    const int last = finishing_split(a);
+    const int64_t row = a.order[last * a.n_out + tile.place + r];
+    for (int split = 0; split < a.splits; ++split) {
+      const int slot = split < last ? split : split - 1;
+      const int64_t place = split == last ? -1 : a.order[(a.splits + split) * a.n_out + row];
+      if (place >= 0)
+        add_pack<V>(sums, a.partial + (slot * a.n_out + place) * a.channels_out + column);
+    }
+    finish_row<V>(a.epilogue, row, column, sums);
+  }
+}
+
+}  // namespace fl::sparse
