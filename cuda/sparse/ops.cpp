@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Schemas of the sparse convolution operators. map_ops.py, conv_ops.py and pool_ops.py document
-// every argument.
+// Schemas of the sparse convolution operators. coordinate_ops.py, map_ops.py, conv_ops.py and
+// pool_ops.py document every argument.
 #include "core/registration.h"
 
 // Coordinates and kernel maps. `taps` are kernel size, stride, dilation and origin, one number an
