@@ -79,4 +79,11 @@ FL_LIBRARY_FRAGMENT(m) {
   m.def(
       "sparse_interpolate_features_backward(Tensor gradient, Tensor? weights, Tensor order, "
       "Tensor starts, int taps) -> Tensor");
+  m.def("sparse_corners(Tensor points, Tensor batch, float value_at) -> Tensor");
+  m.def(
+      "sparse_corner_weights(Tensor points, Tensor rows, float value_at, bool renormalise) -> "
+      "(Tensor weights, Tensor found)");
+  m.def(
+      "sparse_corner_weights_backward(Tensor points, Tensor rows, float value_at, "
+      "bool renormalise, Tensor gradient) -> Tensor");
 }

@@ -26,9 +26,7 @@ class LongSegments {
   void run() {
     parallel_for(0, n_parts_, 8, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        Reduced<T> part = at(i);
-        FL_ISA_SELECT(reduce_places<T>)(a_, part_of(i).range, part);
-        counts_[i] = part.count;
+        counts_[i] = FL_ISA_SELECT(reduce_part<T>)(a_, part_of(i).range, at(i));
       }
     });
     parallel_for(0, n_parts_, 1024, [&](int64_t begin, int64_t end) {
@@ -53,8 +51,7 @@ class LongSegments {
   void combine(int64_t segment) {
     const PartPlaces parts(a_.segments.range(segment));
     Reduced<T> all = at(parts[0]);
-    for (int64_t k = 1; k < parts.count(); ++k)
-      FL_ISA_SELECT(reduce_part<T>)(a_, at(parts[k]), all);
+    for (int64_t k = 1; k < parts.count(); ++k) FL_ISA_SELECT(join_part<T>)(a_, at(parts[k]), all);
     FL_ISA_SELECT(store_reduced<T>)(a_, segment, all);
   }
 
@@ -73,16 +70,10 @@ void reduce_on_cpu(const ReduceArgs<T>& a) {
   parallel_dynamic((n + at_once - 1) / at_once, [&](int64_t chunk, int64_t) {
     std::vector<Sum<T>> sums(a.channels);
     std::vector<int32_t> places(a.picks() ? a.channels : 0);
-    for (int64_t s = chunk * at_once; s < std::min(n, (chunk + 1) * at_once); ++s) {
-      const Range range = a.segments.range(s);
-      if (a.segments.is_long(range)) {
-        any_long = true;
-        continue;
-      }
-      Reduced<T> reduced{sums.data(), places.data(), 0};
-      FL_ISA_SELECT(reduce_places<T>)(a, range, reduced);
-      FL_ISA_SELECT(store_reduced<T>)(a, s, reduced);
-    }
+    const Reduced<T> scratch{sums.data(), places.data(), 0};
+    if (FL_ISA_SELECT(reduce_short<T>)(a, scratch, chunk * at_once,
+                                       std::min(n, (chunk + 1) * at_once)))
+      any_long = true;
   });
   if (any_long) LongSegments<T>(a).run();
 }

@@ -52,10 +52,8 @@ FL_SIMD void pick_part(const ReduceArgs<T>& a, const Reduced<T>& part, Reduced<T
     keep_row<kGreater>(r.sums + c, r.places + c, part.sums + c, part.places[c], 1);
 }
 
-}  // namespace
-
 template <typename T>
-void reduce_places(const ReduceArgs<T>& a, Range range, Reduced<T>& r) {
+FL_SIMD void reduce_places(const ReduceArgs<T>& a, Range range, Reduced<T>& r) {
   if (a.reduction == Reduction::max)
     pick_places<true>(a, range, r);
   else if (a.reduction == Reduction::min)
@@ -65,27 +63,11 @@ void reduce_places(const ReduceArgs<T>& a, Range range, Reduced<T>& r) {
 }
 
 template <typename T>
-void reduce_part(const ReduceArgs<T>& a, const Reduced<T>& part, Reduced<T>& r) {
-  if (part.count == 0) return;
-  if (r.count == 0) {
-    copy_row(r.sums, part.sums, a.channels);
-    if (a.picks()) copy_places(r.places, part.places, a.channels);
-  } else if (a.reduction == Reduction::max) {
-    pick_part<true>(a, part, r);
-  } else if (a.reduction == Reduction::min) {
-    pick_part<false>(a, part, r);
-  } else {
-    add_row(r.sums, part.sums, a.channels);
-  }
-  r.count += part.count;
-}
-
-template <typename T>
-void store_reduced(const ReduceArgs<T>& a, int64_t segment, const Reduced<T>& r) {
+FL_SIMD void store(const ReduceArgs<T>& a, int64_t segment, const Reduced<T>& r) {
   T* out = a.out + segment * a.channels;
   if (r.count == 0)
     fill_row(out, T{}, a.channels);
-  else if (a.reduction == Reduction::mean)
+  else if (a.reduction == Reduction::mean && r.count > 1)
     store_mean(out, r.sums, static_cast<Sum<T>>(r.count), a.channels);
   else
     store_row(out, r.sums, a.channels);
@@ -97,16 +79,62 @@ void store_reduced(const ReduceArgs<T>& a, int64_t segment, const Reduced<T>& r)
     copy_places(picked, r.places, a.channels);
 }
 
+}  // namespace
+
+template <typename T>
+bool reduce_short(const ReduceArgs<T>& a, Reduced<T> scratch, int64_t begin, int64_t end) {
+  bool any_long = false;
+  for (int64_t segment = begin; segment < end; ++segment) {
+    const Range range = a.segments.range(segment);
+    if (a.segments.is_long(range)) {
+      any_long = true;
+      continue;
+    }
+    scratch.count = 0;
+    reduce_places(a, range, scratch);
+    store(a, segment, scratch);
+  }
+  return any_long;
+}
+
+template <typename T>
+int64_t reduce_part(const ReduceArgs<T>& a, Range range, Reduced<T> part) {
+  reduce_places(a, range, part);
+  return part.count;
+}
+
+template <typename T>
+void join_part(const ReduceArgs<T>& a, const Reduced<T>& next, Reduced<T>& before) {
+  if (next.count == 0) return;
+  if (before.count == 0) {
+    copy_row(before.sums, next.sums, a.channels);
+    if (a.picks()) copy_places(before.places, next.places, a.channels);
+  } else if (a.reduction == Reduction::max) {
+    pick_part<true>(a, next, before);
+  } else if (a.reduction == Reduction::min) {
+    pick_part<false>(a, next, before);
+  } else {
+    add_row(before.sums, next.sums, a.channels);
+  }
+  before.count += next.count;
+}
+
+template <typename T>
+void store_reduced(const ReduceArgs<T>& a, int64_t segment, const Reduced<T>& r) {
+  store(a, segment, r);
+}
+
 template <typename T>
 void put_picked(const PickedArgs<T>& a, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i)
     for (int64_t c = 0; c < a.channels; ++c) a.put(i, c);
 }
 
-#define FL_INSTANTIATE(T)                                                          \
-  template void reduce_places(const ReduceArgs<T>&, Range, Reduced<T>&);           \
-  template void reduce_part(const ReduceArgs<T>&, const Reduced<T>&, Reduced<T>&); \
-  template void store_reduced(const ReduceArgs<T>&, int64_t, const Reduced<T>&);   \
+#define FL_INSTANTIATE(T)                                                         \
+  template bool reduce_short(const ReduceArgs<T>&, Reduced<T>, int64_t, int64_t); \
+  template int64_t reduce_part(const ReduceArgs<T>&, Range, Reduced<T>);          \
+  template void join_part(const ReduceArgs<T>&, const Reduced<T>&, Reduced<T>&);  \
+  template void store_reduced(const ReduceArgs<T>&, int64_t, const Reduced<T>&);  \
   template void put_picked(const PickedArgs<T>&, int64_t, int64_t);
 FL_INSTANTIATE(float)
 FL_INSTANTIATE(double)

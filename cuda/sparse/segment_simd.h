@@ -21,14 +21,19 @@ struct Reduced {
 }  // namespace fl::sparse
 
 namespace fl {
-// Takes the rows at a range of places in.
-FL_ISA_DECLARE(template <typename T> void reduce_places(const sparse::ReduceArgs<T>& args,
-                                                        sparse::Range range,
-                                                        sparse::Reduced<T>& reduced))
-// Takes in a part that was reduced before.
-FL_ISA_DECLARE(template <typename T> void reduce_part(const sparse::ReduceArgs<T>& args,
-                                                      const sparse::Reduced<T>& part,
-                                                      sparse::Reduced<T>& reduced))
+// Reduces the short ones of segments [begin, end); returns whether there are long ones. `scratch`
+// is for one segment.
+FL_ISA_DECLARE(template <typename T> bool reduce_short(const sparse::ReduceArgs<T>& args,
+                                                       sparse::Reduced<T> scratch, int64_t begin,
+                                                       int64_t end))
+// Reduces the rows at a range of places; returns how many there were.
+FL_ISA_DECLARE(template <typename T> int64_t reduce_part(const sparse::ReduceArgs<T>& args,
+                                                         sparse::Range range,
+                                                         sparse::Reduced<T> part))
+// Joins the next part to those before it.
+FL_ISA_DECLARE(template <typename T> void join_part(const sparse::ReduceArgs<T>& args,
+                                                    const sparse::Reduced<T>& next,
+                                                    sparse::Reduced<T>& before))
 // Writes a segment's result.
 FL_ISA_DECLARE(template <typename T> void store_reduced(const sparse::ReduceArgs<T>& args,
                                                         int64_t segment,

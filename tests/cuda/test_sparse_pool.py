@@ -10,14 +10,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sparse_pool_reference as reference
 import torch
 from fieldline.cuda import library
-from fieldline.cuda.sparse import pool_ops
+from fieldline.cuda.sparse import map_ops, pool_ops, segment_ops, trilinear_ops
+from fieldline.cuda.sparse.kernel_map import KernelMap
 from op_harness import HAS_CUDA, Case, Error, Inputs, assert_near, parametrize, running_on, seeded
 from torch import Tensor
 
@@ -62,25 +62,15 @@ def pool_input(
     }
 
 
-class Map(SimpleNamespace):
-    """As much of a KernelMap as pooling reads."""
-
-    @staticmethod
-    def of(table: Tensor, n_in: int) -> Map:
-        def moved(*tensors: Tensor) -> tuple[Tensor, ...]:
-            return tuple(t.to(table.device) for t in tensors)
-
-        host = table.cpu()
-        made = Map(n_in=n_in, n_out=table.shape[1], device=table.device, table=table)
-        made.pairs = moved(*reference.pairs_of(host))
-        inverse = reference.invert(host, n_in)
-        (reverse_table,) = moved(inverse)
-        made.reverse = Map(table=reverse_table, pairs=moved(*reference.pairs_of(inverse)))
-        return made
+def map_of(table: Tensor, n_in: int) -> KernelMap:
+    """A map with its reverse, made on the CPU."""
+    kernel_map = KernelMap.from_table(table, n_in)
+    kernel_map._reverse = KernelMap.from_table(reference.invert(table, n_in), table.shape[1])
+    return kernel_map
 
 
-def pool(features: Tensor, table: Tensor, mode: str) -> Tensor:
-    return pool_ops.sparse_pool(features, Map.of(table, len(features)), mode)  # pyright: ignore
+def pool(features: Tensor, kernel_map: KernelMap, mode: Any) -> Tensor:
+    return pool_ops.sparse_pool(features, kernel_map.to(features.device), mode)
 
 
 def pool_by_forms(
@@ -286,10 +276,68 @@ INTERPOLATE = Case(
     ),
 )  # fmt: skip
 
+
+# Between voxels. A hash stands for a table of coordinates: it can be traced.
+
+
+def hashed_row(queries: Tensor) -> Tensor:
+    """A row for two coordinates of three."""
+    mixed = (queries.long() * torch.tensor([7, 31, 57, 11, 3])[: queries.shape[1]]).sum(dim=1)
+    return torch.where(mixed % 3 == 0, -1, mixed % 10).int()
+
+
+def trilinear_input(
+    generator: torch.Generator,
+    ndim: int = 3,
+    n: int = 60,
+    align: str = "centre",
+    renormalise: bool = True,
+) -> Inputs:
+    points = 8 * torch.rand(n, ndim, generator=generator, dtype=torch.float64) - 4
+    return {
+        "points": points.float().double(),
+        "batch": torch.randint(0, 3, (n,), generator=generator),
+        "align": align,
+        "renormalise": renormalise,
+    }
+
+
+TRILINEAR = Case(
+    name="trilinear",
+    op=lambda **inputs: pool_ops.sparse_trilinear(hashed_row, **inputs),
+    reference=lambda **inputs: reference.trilinear(hashed_row, **inputs),
+    variants={
+        f"{'no_points_' * (n == 0)}{ndim}_{align}{'_renormalised' * renormalise}": partial(
+            trilinear_input, ndim=ndim, align=align, renormalise=renormalise, n=n
+        )
+        for ndim, align, renormalise, n in (
+            (3, "centre", True, 60),
+            (3, "corner", False, 60),
+            (1, "corner", True, 20),
+            (2, "centre", False, 30),
+            (4, "centre", True, 30),
+            (3, "centre", True, 0),
+        )
+    },
+    differentiable=("points",),
+    gradcheck=("3_centre_renormalised", "2_centre", "4_centre_renormalised"),
+    emulated_gradcheck=("1_corner_renormalised",),
+    # Where the weights of all corners together are small, rounding is divided by them.
+    tolerance={torch.float32: 1e-4, torch.float64: 1e-10},
+    errors=(
+        Error("dtype", {"points": torch.ones(2, 3).half()}, TypeError, "points: expected float32"),
+        Error("shape", {"points": torch.ones(3)}, ValueError, r"shape \[Q, D\].*got \[3\]"),
+        Error("floats", {"batch": torch.ones(60)}, TypeError, "batch: expected whole numbers, got"),
+        Error("batch", {"batch": torch.ones(3).int()}, ValueError, r"shape \[60\], got \[3\]"),
+        Error("align", {"align": "left"}, ValueError, "expected one of centre, corner, got 'left'"),
+    ),
+)
+
 CASES = [
     *(pool_case(mode) for mode in ("max", "sum", "mean")),
     *(segment_case(mode) for mode in ("sum", "mean", "max", "min", "first")),
     INTERPOLATE,
+    TRILINEAR,
 ]
 
 
@@ -308,7 +356,7 @@ def test_pool_over_a_kernel_map(backend: str, mode: Any) -> None:
     expected = reference.pool(**inputs)
     with running_on(backend) as device:
         features = inputs["features"].clone().to(device).requires_grad_()
-        out = pool(features, inputs["table"].to(device), mode)
+        out = pool(features, map_of(inputs["table"], len(features)), mode)
         (gradient,) = torch.autograd.grad(out.sum(), features)
     assert_near("pooled", out.detach().cpu(), expected, 1e-12)
     leaf = inputs["features"].clone().requires_grad_()
@@ -319,11 +367,13 @@ def test_pool_over_a_kernel_map(backend: str, mode: Any) -> None:
 
 def test_reverse_map_is_made_for_gradients_alone() -> None:
     inputs = pool_input(seeded("lazy"), "sum")
-    kernel_map = Map.of(inputs["table"], len(inputs["features"]))
-    del kernel_map.reverse
-    assert pool_ops.sparse_pool(inputs["features"], kernel_map, "sum").shape == (130, 8)
+    kernel_map = KernelMap.from_table(inputs["table"], len(inputs["features"]))
+    leaf = inputs["features"].clone().requires_grad_()
     with torch.no_grad():
-        pool_ops.sparse_pool(inputs["features"].requires_grad_(), kernel_map, "sum")
+        pool_ops.sparse_pool(leaf, kernel_map, "sum")
+    assert kernel_map._reverse is None
+    pool_ops.sparse_pool(leaf, kernel_map, "sum")
+    assert kernel_map._reverse is not None
 
 
 @pytest.mark.parametrize(
@@ -341,7 +391,7 @@ def test_pool_says_what_is_wrong(
 ) -> None:
     table = torch.tensor([[0, 2]], dtype=torch.int32)
     with pytest.raises(exception, match=match):
-        pool_ops.sparse_pool(features, Map.of(table, 3), mode)
+        pool_ops.sparse_pool(features, KernelMap.from_table(table, 3), mode)
 
 
 @pytest.mark.parametrize(
@@ -402,9 +452,9 @@ def test_nan_wins(backend: str, mode: Any, n: int) -> None:
 def test_pool_nan_wins(backend: str) -> None:
     features = torch.tensor([[1.0, torch.nan, -torch.inf], [torch.nan, 2.0, -torch.inf]])
     with running_on(backend) as device:
-        table = torch.tensor([[0], [1]], dtype=torch.int32, device=device)
+        table = torch.tensor([[0], [1]], dtype=torch.int32)
         leaf = features.to(device).requires_grad_()
-        out = pool(leaf, table, "max")
+        out = pool(leaf, map_of(table, 2), "max")
         (gradient,) = torch.autograd.grad(out, leaf, torch.ones_like(out))
     assert out.isnan().tolist() == [[True, True, False]] and out[0, 2] == -torch.inf
     assert gradient.tolist() == [[0, 1, 1], [1, 0, 0]]
@@ -477,24 +527,22 @@ def lookup_in(coords: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3, 4])
-@pytest.mark.parametrize("renormalise", [False, True])
-def test_trilinear(ndim: int, renormalise: bool) -> None:
+def test_trilinear_looks_coordinates_up(ndim: int) -> None:
     generator = seeded("trilinear", ndim)
     coords = torch.randint(-2, 3, (60, 1 + ndim), generator=generator, dtype=torch.int32)
     coords[:, 0] = coords[:, 0].abs()
     points = 5 * torch.rand(80, ndim, generator=generator, dtype=torch.float64) - 2.5
     batch = torch.randint(0, 3, (80,), generator=generator)
     points[:3] = points[:3].round()
-    rows, weights = pool_ops.sparse_trilinear(
-        lookup_in(coords), points, batch, align="corner", renormalise=renormalise
-    )
-    expected = reference.trilinear(coords, points, batch, renormalise)
-    assert torch.equal(rows, expected[0])
-    assert_near("weights", weights, expected[1], 1e-14)
-    centred = pool_ops.sparse_trilinear(
-        lookup_in(coords), points + 0.5, batch[:, None], renormalise=renormalise
-    )
-    assert torch.equal(centred[0], rows) and torch.allclose(centred[1], weights)
+    expected = reference.trilinear(lookup_in(coords), points, batch, "corner", True)
+    index = map_ops.sparse_index(coords)
+    for place, column, align in (
+        (points, batch, "corner"),
+        (points + 0.5, batch[:, None], "centre"),
+    ):
+        rows, weights = pool_ops.sparse_trilinear(index, place, column, align=align)
+        assert torch.equal(rows, expected[0])
+        assert_near("weights", weights, expected[1], 1e-12)
 
 
 def test_trilinear_gives_a_linear_field_and_its_gradient() -> None:
@@ -526,24 +574,6 @@ def test_trilinear_at_the_ends_of_int32() -> None:
     rows, weights = pool_ops.sparse_trilinear(lookup_in(coords), points, renormalise=False)
     assert rows.tolist() == [[-1, 0], [0, -1], [-1, 1], [1, -1]]
     assert weights.tolist() == [[0, 0.5], [1, 0], [0, 0.5], [0.75, 0]]
-
-
-@pytest.mark.parametrize(
-    ("changes", "exception", "match"),
-    [
-        ({"points": torch.ones(2, 3).half()}, TypeError, "points: expected float32 or float64"),
-        ({"points": torch.ones(3)}, ValueError, r"points: expected shape \[Q, D\].*got \[3\]"),
-        ({"batch": torch.ones(2)}, TypeError, "batch: expected whole numbers, got"),
-        ({"batch": torch.ones(3).int()}, ValueError, r"batch: expected shape \[2\], got \[3\]"),
-        ({"align": "left"}, ValueError, "align: expected one of centre, corner, got 'left'"),
-    ],
-)
-def test_trilinear_says_what_is_wrong(
-    changes: Inputs, exception: type[Exception], match: str
-) -> None:
-    arguments: Any = {"points": torch.ones(2, 3), **changes}
-    with pytest.raises(exception, match=match):
-        pool_ops.sparse_trilinear(lookup_in(torch.zeros(0, 4)), **arguments)
 
 
 # Half a million rows, against torch.
@@ -599,7 +629,7 @@ def test_pool_of_many_rows(mode: Any) -> None:
     table, n_out = many_pairs(seeded("pool"), n, taps)
     features = torch.randn(n, 4, generator=seeded("features"))
     leaf = features.clone().requires_grad_()
-    out = pool(leaf, table, mode)
+    out = pool(leaf, KernelMap.from_table(table, n), mode)
     out.sum().backward()
     padded = torch.cat([features.double(), features.new_zeros(1, 4).double()])
     active = (table >= 0)[:, :, None]
@@ -657,5 +687,6 @@ def test_every_instruction_set(level: int, isa: str) -> None:
     assert done.returncode == 0, done.stdout[-2000:]
 
 
-def test_examples() -> None:
-    assert doctest.testmod(pool_ops).failed == 0
+@pytest.mark.parametrize("module", [pool_ops, segment_ops, trilinear_ops])
+def test_examples(module: Any) -> None:
+    assert doctest.testmod(module).failed == 0

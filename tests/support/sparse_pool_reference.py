@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import torch
@@ -67,23 +68,24 @@ def invert(table: Tensor, n_in: int) -> Tensor:
 
 
 def trilinear(
-    coords: Tensor, points: Tensor, batch: Tensor, renormalise: bool
+    lookup: Callable[[Tensor], Tensor],
+    points: Tensor,
+    batch: Tensor,
+    align: str = "corner",
+    renormalise: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Rows and weights of the corners around points, corner by corner."""
-    rows_of = {tuple(c): row for row, c in reversed(list(enumerate(coords.tolist())))}
-    d = points.shape[1]
-    rows = torch.full((len(points), 2**d), -1, dtype=torch.int32)
-    weights = torch.zeros(len(points), 2**d, dtype=points.dtype)
-    for q, (point, b) in enumerate(zip(points, batch.tolist())):
-        low = point.floor()
-        for corner, offset in enumerate(product((0, 1), repeat=d)):
-            place = [b, *(int(low[axis]) + offset[axis] for axis in range(d))]
-            rows[q, corner] = rows_of.get(tuple(place), -1)
-            weights[q, corner] = 1
-            for axis in range(d):
-                upper = point[axis] - low[axis]
-                weights[q, corner] *= upper if offset[axis] else 1 - upper
-        weights[q, rows[q] < 0] = 0
-        if renormalise and weights[q].sum() > 0:
-            weights[q] /= weights[q].sum()
-    return rows, weights
+    place = points - (0.5 if align == "centre" else 0)
+    low = place.detach().floor()
+    rows, weights = [], []
+    for offset in product((0, 1), repeat=points.shape[1]):
+        corner = (low + torch.tensor(offset)).long()
+        found = lookup(torch.cat([batch.long()[:, None], corner], dim=1))
+        inside = (corner.int() == corner).all(dim=1)
+        rows.append(torch.where(inside, found, -1).int())
+        upper = torch.tensor(offset, dtype=torch.bool)
+        share = torch.where(upper, place - low, 1 - (place - low)).prod(dim=1)
+        weights.append(torch.where(rows[-1] >= 0, share, 0))
+    total = sum(weights)
+    scale = torch.where(total > 0, total, 1) if renormalise else torch.ones(())
+    return torch.stack(rows, dim=1), torch.stack(weights, dim=1) / scale[..., None]
