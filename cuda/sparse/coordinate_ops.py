@@ -25,7 +25,6 @@ from torch import Tensor
 from ..library import declare, ops
 
 LOWEST, BEYOND = -(1 << 31), 1 << 31
-_COMPLETE, _TOO_WIDE = 0, 1  # what an operator says of its own result; or it was cut short
 
 
 class Taps(NamedTuple):
@@ -141,52 +140,19 @@ def sparse_unique(coords: Tensor) -> Unique:
         ([[0, -7], [0, 7]], [1, 0, 1], [1, 2])
     """
     check_coords("sparse_unique", "coords", coords)
-    *parts, found = ops().sparse_unique(coords, False)
-    count, state = found.tolist()
-    if state == _TOO_WIDE:
-        *parts, found = ops().sparse_unique(coords, True)
-        count = found.tolist()[0]
-    rows, inverse, first, counts = parts
-    return Unique(rows[:count], inverse, first[:count], counts[:count])
+    return Unique(*ops().sparse_unique(coords))
 
 
-def _unique_fake(coords: Tensor, wide: bool) -> tuple[Tensor, ...]:
+def _unique_fake(coords: Tensor) -> tuple[Tensor, ...]:
     count = torch.library.get_ctx().new_dynamic_size()
-    sizes = coords.shape[0], count, count, 2
+    sizes = coords.shape[0], count, count
     return (
         coords.new_empty((count, coords.shape[1])),
         *(coords.new_empty((size,), dtype=torch.int64) for size in sizes),
     )
 
 
-class _Levels(NamedTuple):
-    """A chain of sets, each reached from the one before, as the operator takes it."""
-
-    taps: list[int]
-    to_fine: bool
-    low: list[int]
-    high: list[int]
-    choices: list[int]  # the most rows that one row reaches, a number a level
-
-    def rows(self, coords: Tensor) -> list[Tensor]:
-        """All levels. GPUs guess how much room they need: too little costs another round."""
-        most = [coords.shape[0] * prod(self.choices[: i + 1]) for i in range(len(self.choices))]
-        room = most if self.to_fine else [min(n, 1024 + 2 * coords.shape[0]) for n in most]
-        wide = False
-        while True:
-            rows, found = ops().sparse_reached(
-                coords, self.taps, self.to_fine, self.low, self.high, room, wide
-            )
-            *numbers, state = found.tolist()
-            counts, starts = numbers[: len(room)], numbers[len(room) :]
-            if state == _COMPLETE:
-                return [rows[start : start + count] for start, count in zip(starts, counts)]
-            if state == _TOO_WIDE:
-                wide = True
-            room = [min(n, max(size, 2 * count)) for n, size, count in zip(most, room, counts)]
-
-
-def _levels(
+def _reached(
     name: str,
     coords: Tensor,
     taps: Sequence[Taps],
@@ -194,34 +160,24 @@ def _levels(
     low: Sequence[int] | None = None,
     high: Sequence[int] | None = None,
 ) -> list[Tensor]:
+    """The sets of a chain, each reached from the one before."""
     check_coords(name, "coords", coords)
-    columns = coords.shape[1]
-    levels = _Levels(
-        [number for level in taps for number in tap_numbers(name, level, columns)],
+    axes = coords.shape[1] - 1
+    return ops().sparse_reached(
+        coords,
+        [number for level in taps for number in tap_numbers(name, level, axes + 1)],
         to_fine,
-        _limits(name, "low", low, columns - 1, LOWEST) * len(taps),
-        _limits(name, "high", high, columns - 1, BEYOND) * len(taps),
-        [level.count if to_fine else _coarse_choices(level) for level in taps],
-    )
-    return levels.rows(coords)
-
-
-def _coarse_choices(taps: Taps) -> int:
-    """How many coarse rows one fine row may reach: some of the cells that its taps lie in."""
-    return prod(
-        min(k, (k - 1) * dilation // stride + 1)
-        for k, stride, dilation in zip(taps.kernel_size, taps.stride, taps.dilation)
+        _limits(name, "low", low, axes, LOWEST) * len(taps),
+        _limits(name, "high", high, axes, BEYOND) * len(taps),
     )
 
 
-def _reached_fake(
-    coords: Tensor, taps: Any, to_fine: bool, low: Any, high: Any, capacities: Any, wide: bool
-) -> tuple[Tensor, Tensor]:
-    count = torch.library.get_ctx().new_dynamic_size()
-    return (
-        coords.new_empty((count, coords.shape[1])),
-        coords.new_empty((2 * len(capacities) + 1,), dtype=torch.int64),
-    )
+def _reached_fake(coords: Tensor, taps: Any, to_fine: bool, low: Any, high: Any) -> list[Tensor]:
+    axes = coords.shape[1] - 1
+    context = torch.library.get_ctx()
+    return [
+        coords.new_empty((context.new_dynamic_size(), axes + 1)) for _ in range(len(low) // axes)
+    ]
 
 
 def sparse_coarse_coordinates(
@@ -250,7 +206,7 @@ def sparse_coarse_coordinates(
         >>> sparse_coarse_coordinates(torch.tensor([[0, 3]]).int(), taps).tolist()
         [[0, 1], [0, 2]]
     """
-    return _levels("sparse_coarse_coordinates", coords, [taps], False, low, high)[0]
+    return _reached("sparse_coarse_coordinates", coords, [taps], False, low, high)[0]
 
 
 def sparse_fine_coordinates(
@@ -279,7 +235,7 @@ def sparse_fine_coordinates(
         >>> sparse_fine_coordinates(torch.tensor([[0, 1]]).int(), taps).tolist()
         [[0, 1], [0, 2], [0, 3]]
     """
-    return _levels("sparse_fine_coordinates", coords, [taps], True, low, high)[0]
+    return _reached("sparse_fine_coordinates", coords, [taps], True, low, high)[0]
 
 
 def sparse_levels(coords: Tensor, taps: Sequence[Taps]) -> list[Tensor]:
@@ -304,7 +260,7 @@ def sparse_levels(coords: Tensor, taps: Sequence[Taps]) -> list[Tensor]:
         >>> [level.tolist() for level in sparse_levels(coords, [halve, halve])]
         [[[0, 1], [0, 4]], [[0, 0], [0, 2]]]
     """
-    return _levels("sparse_levels", coords, taps)
+    return _reached("sparse_levels", coords, taps)
 
 
 def sparse_hash(coords: Tensor) -> Tensor:

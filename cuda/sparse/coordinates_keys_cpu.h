@@ -232,7 +232,7 @@ Sorted sorted_already(const std::vector<Key<W>>& keys, int64_t n) {
   return strictly ? Sorted::strictly : Sorted::yes;
 }
 
-// The positions of n keys in ascending order, equal ones as they stand. The keys follow.
+// Sorts the first n keys; returns where each of them stood, equal ones in turn.
 template <int W>
 std::vector<int32_t> sort_keys(std::vector<Key<W>>& keys, int64_t n) {
   STD_TORCH_CHECK(n < int64_t{1} << 31,
@@ -249,9 +249,8 @@ std::vector<int32_t> sort_keys(std::vector<Key<W>>& keys, int64_t n) {
     for (int64_t i = 0; i < n; ++i) keys[i].words[0] = sorted[i];
     return order;
   }
-  std::vector<Key<W>> moved(n + 1);
+  std::vector<Key<W>> moved(keys);
   for (int64_t i = 0; i < n; ++i) moved[i] = keys[order[i]];
-  moved[n] = Key<W>::last();
   std::swap(keys, moved);
   return order;
 }
