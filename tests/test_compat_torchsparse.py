@@ -529,6 +529,16 @@ def test_edited_coordinates_never_meet_an_old_map(library: ModuleType) -> None:
     torch.testing.assert_close(layer(x).F, layer(fresh).F)
 
 
+def test_layers_that_differ_in_padding_share_no_map() -> None:
+    """torchsparse's key has no padding, and the second of two such layers is given a wrong map."""
+    x = tensor(torchsparse)
+    first, second = (torchsparse.nn.Conv3d(3, 4, 3, 2, padding).double() for padding in (0, 1))
+    first(x)
+    alone = torchsparse.SparseTensor(x.F, x.C)
+    assert torch.equal(second(x).C, second(alone).C)
+    torch.testing.assert_close(second(x).F, second(alone).F)
+
+
 def test_cache_modes() -> None:
     mode = tensor_cache.TensorCacheMode
     x, y = tensor(torchsparse, 1), tensor(torchsparse, 2)
