@@ -14,11 +14,12 @@ says, and ``SparseGlobalAvgPool`` gives the first channel alone. Our own layers 
 have none of these.
 
 What spconv gets wrong is right here: gradients on the CPU and in eval mode, bias on the CPU,
-indices that are not contiguous, bfloat16, N = 0 in every layer, ``select_by_index``, coordinates
-past 2^31 cells. Rows that share a coordinate or lie outside the batch are accepted: submanifold
-layers give each row its own centre and the first row of each neighbour; other layers add such rows
-up (max pooling takes their maximum) and leave out those of a batch item that does not exist. Rows
-outside ``spatial_shape`` count wherever the kernel reaches the output's shape. Outputs come sorted.
+indices that are not contiguous, bfloat16, N = 0 in every layer, ``select_by_index``, the gradient
+of average pooling (spconv multiplies by the count), coordinates past 2^31 cells. Rows that share a
+coordinate or lie outside the batch are accepted: submanifold layers give each row its own centre
+and the first row of each neighbour; other layers add such rows up (max pooling takes their maximum)
+and leave out those of a batch item that does not exist. Rows outside ``spatial_shape`` count
+wherever the kernel reaches the output's shape. Outputs come sorted.
 """
 
 from . import constants, core, utils

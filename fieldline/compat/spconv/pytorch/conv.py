@@ -238,7 +238,8 @@ class _Epilogue:
     ) -> None:
         self.bias = None if layer.bias is None else layer.bias.to(dtype)
         self.residual = None if add_input is None else add_input.features.to(dtype)
-        self.activation, self.slope = activation_of(layer.act_type), layer.act_alpha
+        self.activation: conv_ops.Activation = activation_of(layer.act_type)
+        self.slope = layer.act_alpha
 
     def convolve(self, features: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
         """Convolves, and finishes in the same pass."""

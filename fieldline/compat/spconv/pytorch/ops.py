@@ -227,9 +227,17 @@ def kernel_of(weight: Tensor) -> Tensor:
     return weight.flatten(1, -2).permute(1, 2, 0)
 
 
-def activation_of(act_type: Activation) -> str:
+_ACTIVATIONS: dict[Activation, conv_ops.Activation] = {
+    Activation.None_: "none",
+    Activation.ReLU: "relu",
+    Activation.Sigmoid: "sigmoid",
+    Activation.LeakyReLU: "leaky_relu",
+}
+
+
+def activation_of(act_type: Activation) -> conv_ops.Activation:
     """Our name of an activation."""
-    return {"None_": "none", "LeakyReLU": "leaky_relu"}.get(act_type.name, act_type.name.lower())
+    return _ACTIVATIONS[act_type]
 
 
 def indice_conv(
@@ -290,7 +298,8 @@ def indice_conv_backward(
             features, filters, indice_pairs, indice_pair_num, out_bp.shape[0], inverse, subm
         )
 
-    return _gradients(forward, (features, filters), out_bp)
+    gradients = _gradients(forward, (features, filters), out_bp)
+    return gradients[0], gradients[1]
 
 
 def implicit_gemm(
@@ -371,7 +380,8 @@ def implicit_gemm_backward(
         n_out = out_bp.shape[0]
         return implicit_gemm(features, filters, pair_fwd, [], [], n_out, [], True, is_subm)[0]
 
-    return _gradients(forward, (features, filters), out_bp)
+    gradients = _gradients(forward, (features, filters), out_bp)
+    return gradients[0], gradients[1]
 
 
 def _convolve(

@@ -31,7 +31,7 @@ def make_ntuple(x: Any, ndim: int) -> tuple[Any, ...]:
         >>> make_ntuple(2, 3), make_ntuple([1, 2], 2)
         ((2, 2, 2), (1, 2))
     """
-    values = x.reshape(-1).tolist() if hasattr(x, "reshape") else x
+    values = x.tolist() if hasattr(x, "tolist") else x
     if not isinstance(values, (list, tuple)):
         values = (values,) * ndim
     if len(values) != ndim:

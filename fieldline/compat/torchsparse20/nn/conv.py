@@ -75,7 +75,7 @@ def _make(input: Any, size: Shape, step: Shape, spread: Shape) -> Kmap:
     taps = centred_taps(size, step, spread, input.stride)
     if step == _ONE:
         return maps.submanifold(level, taps, None)
-    coarse = _coarse(level.natural.unique_coords, taps, size, step)
+    coarse = _coarse(level.natural.unique_coords, taps, size, step, spread)
     placed = _placed(coarse, taps.stride)
     return maps.strided(level, taps, coarse, Level(placed, 3, regular=True))
 
@@ -98,9 +98,9 @@ def centred_taps(size: Shape, step: Shape, spread: Shape, tensor_stride: Shape) 
     return Taps(size, coarse, dilation, origin)
 
 
-def _coarse(coords: Tensor, taps: Taps, size: Shape, step: Shape) -> Tensor:
+def _coarse(coords: Tensor, taps: Taps, size: Shape, step: Shape, spread: Shape) -> Tensor:
     """int32 [M, 4], batch first, in units of the taps' stride: what a strided layer makes."""
-    if all(s in (1, k) for k, s in zip(size, step)):
+    if all(s in (1, k) for k, s in zip(size, step)) and spread == _ONE:
         return maps.floored(coords, taps.stride)
     lowest, _ = map_ops.sparse_bounds(coords)
     low = tuple(-(-n // s) for n, s in zip(lowest[1:], taps.stride))
@@ -135,7 +135,7 @@ def spdownsample(
     size, step, units = (make_ntuple(v, 3) for v in (kernel_size, stride, tensor_stride))
     taps = centred_taps(size, step, _ONE, units)
     taps = taps._replace(stride=tuple(s * t for s, t in zip(step, units)))
-    coarse = _coarse(coords[:, _BATCH_FIRST].contiguous(), taps, size, step)
+    coarse = _coarse(coords[:, _BATCH_FIRST].contiguous(), taps, size, step, _ONE)
     return _placed(coarse, taps.stride)
 
 
@@ -153,6 +153,7 @@ class Conv3d(ConvParameters):
         config: Kept, not used.
 
     Example:
+        >>> from fieldline.compat.torchsparse20 import SparseTensor
         >>> coords = torch.tensor([[0, 0, 0, 0], [1, 0, 0, 0]], dtype=torch.int32)
         >>> x = SparseTensor(torch.ones(2, 4), coords)
         >>> down = Conv3d(4, 8, 2, 2)(x)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .....cuda.sparse import conv_ops, map_ops
 from .....cuda.sparse.map_ops import Taps
 from .....engine.sparse.maps import strided_taps, submanifold_taps, transposed_map
-from ...tensor import SparseTensor
+from ...tensor import SparseTensor, get_allow_negative_coordinates
 from ...utils.utils import make_ntuple
 from . import maps
 from .conv_config import effective_config
@@ -68,9 +68,13 @@ def conv3d(
     if generative:
         return _generate(input, weight, bias, size, step, spread)
     key = (input.stride, size, step, spread)
-    kmap = find(input, key)
+    around = make_ntuple(padding, 3)
+    negative = get_allow_negative_coordinates()
+    recipe = (around, mode.kmap_mode, mode.downsample_mode, negative, input.spatial_range)
+    kmap = find(input, key, recipe)
     if kmap is None:
-        kmap = _make(input, size, step, spread, make_ntuple(padding, 3), mode)
+        kmap = _make(input, size, step, spread, around, mode)
+        kmap.recipe = recipe
         input._caches.kmaps[key] = kmap
     return convolve(input, weight, bias, kmap, step)
 
@@ -82,10 +86,12 @@ def pointwise(feats: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product if bias is None else product + bias
 
 
-def find(input: SparseTensor, key: tuple[Any, ...]) -> Kmap | None:
-    """The kept map of a layer, if it was made of the input's coordinates."""
+def find(input: SparseTensor, key: tuple[Any, ...], recipe: Any = None) -> Kmap | None:
+    """The kept map of a layer, if it was made of the input's coordinates in the same way."""
     kmap = input._caches.kmaps.get(key)
-    return kmap if isinstance(kmap, Kmap) and kmap.inputs.is_of(input.coords) else None
+    if not isinstance(kmap, Kmap) or kmap.recipe != recipe:
+        return None
+    return kmap if kmap.inputs.is_of(input.coords) else None
 
 
 def convolve(

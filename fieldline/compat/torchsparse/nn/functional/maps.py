@@ -72,6 +72,7 @@ class Kmap:
         taps: What connects them, axes in natural order.
         spatial_range: Of the output.
         input_range: Of the input.
+        recipe: What made it beside its key; a map of another recipe is not taken for it.
     """
 
     inputs: Level
@@ -80,6 +81,7 @@ class Kmap:
     taps: Taps
     spatial_range: Shape | None = None
     input_range: Shape | None = None
+    recipe: Any = None
 
     def __getitem__(self, key: str) -> Any:
         if key == "coords":
