@@ -1,48 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Coordinate sets and kernel maps: which row of one set meets which row of another, tap by tap.
+"""Kernel maps: which row of a fine set meets which row of a coarse one, tap by tap.
 
-Coordinates are int32 [N, 1 + D], batch first, D = 1..4, any values; batch >= 0. One relation makes
-every map, axis by axis:
+coordinate_ops.py states the relation between the sets, and makes sets. A strided convolution goes
+from fine to coarse, its inverse from coarse to fine; a submanifold convolution has one set on both
+sides. A map is a table, the fine row of each tap and coarse row, or a list of pairs.
 
-    fine = coarse * stride + origin + tap * dilation,    tap = 0 .. kernel_size - 1
-
-computed in 64 bits: what leaves int32 does not exist. Taps are numbered with the last axis fastest.
-A strided convolution goes from fine to coarse, its inverse from coarse to fine; a submanifold
-convolution has one set on both sides. Sets made here are sorted by batch, then by axis from the
-first, and have no duplicates; rows that came in are never reordered. Nothing here has gradients.
+All devices give equal results, bit for bit. Nothing here has gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..library import declare, ops
+from .coordinate_ops import (
+    Taps,
+    Unique,
+    check_coords,
+    sparse_bounds,
+    sparse_coarse_coordinates,
+    sparse_fine_coordinates,
+    sparse_hash,
+    sparse_levels,
+    sparse_unique,
+    tap_numbers,
+)
 
-class Taps(NamedTuple):
-    """How a kernel lies over a grid: one number an axis in each."""
-
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    origin: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        """The number of taps, K."""
-        return prod(self.kernel_size)
-
-
-class Unique(NamedTuple):
-    """The distinct rows of coordinates, sorted."""
-
-    coords: Tensor  # int32 [M, 1 + D]
-    inverse: Tensor  # int64 [N]: the distinct row of each row
-    first: Tensor  # int64 [M]: the smallest row of each distinct one
-    counts: Tensor  # int64 [M]: how many rows it stands for
+__all__ = [
+    "CoordinateIndex",
+    "Pairs",
+    "Taps",
+    "Unique",
+    "sparse_bounds",
+    "sparse_coarse_coordinates",
+    "sparse_fine_coordinates",
+    "sparse_hash",
+    "sparse_index",
+    "sparse_invert_pairs",
+    "sparse_invert_table",
+    "sparse_kernel_pairs",
+    "sparse_kernel_table",
+    "sparse_levels",
+    "sparse_lookup",
+    "sparse_pairs_table",
+    "sparse_table_pairs",
+    "sparse_unique",
+]
 
 
 class Pairs(NamedTuple):
@@ -54,153 +61,321 @@ class Pairs(NamedTuple):
 
 
 class CoordinateIndex:
-    """Coordinates made ready for look-ups; made once a set, used by every map of it."""
+    """Coordinates made ready for look-ups; made once a set, used by every map of it.
 
-    def __init__(self, coords: Tensor) -> None:
+    It holds the coordinates themselves: who changes them in place afterwards reads wrong rows.
+    """
+
+    def __init__(self, coords: Tensor, slots: Tensor, order: Tensor, bounds: Tensor) -> None:
         self.coords = coords
+        self.order = order
+        self.bounds = bounds
+        self._slots = slots
+        self._has_slots = self.hashed
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What kernel maps are made from."""
+        return self.coords, self._slots, self.order, self.bounds
+
+    @property
+    def hashed(self) -> bool:
+        """Whether kernel maps look rows up in a hash table: on GPUs."""
+        return self.bounds.shape[0] == 0
+
+    @property
+    def slots(self) -> Tensor:
+        """The hash table. CPUs make it when it is first asked for: maps do without."""
+        if not self._has_slots:
+            self._slots = ops().sparse_slots(self.coords)
+            self._has_slots = True
+        return self._slots
 
 
-def sparse_bounds(coords: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Lowest and highest value of each column, batch included."""
-    if coords.shape[0] == 0:
-        zeros = (0,) * coords.shape[1]
-        return zeros, zeros
-    low, high = torch.stack([coords.amin(0), coords.amax(0)]).tolist()
-    return tuple(low), tuple(high)
+def _check_same_device(name: str, argument: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name}: {argument}: expected device {device}, got {tensor.device}")
 
 
-def sparse_unique(coords: Tensor) -> Unique:
-    """The distinct rows, sorted."""
-    n = coords.shape[0]
-    if n == 0:
-        none = torch.zeros(0, dtype=torch.int64, device=coords.device)
-        return Unique(coords, none, none, none)
-    rows, inverse, counts = torch.unique(coords, dim=0, return_inverse=True, return_counts=True)
-    first = torch.full_like(counts, n)
-    first.scatter_reduce_(0, inverse, torch.arange(n, device=coords.device), "amin")
-    return Unique(rows, inverse, first, counts)
+def sparse_index(coords: Tensor) -> CoordinateIndex:
+    """Makes coordinates ready for look-ups, and for the kernel maps whose fine set they are.
 
+    CPUs sort them, unless they are sorted already; GPUs put them into a hash table. The host never
+    waits.
 
-def sparse_index(
-    coords: Tensor, bounds: tuple[Sequence[int], Sequence[int]] | None = None
-) -> CoordinateIndex:
-    """Makes coordinates ready for look-ups."""
-    return CoordinateIndex(coords)
+    Args:
+        coords: int32 [N, 1 + D]. Of repeated rows the smallest is found.
+
+    Returns:
+        The index, on the coordinates' device.
+
+    Raises:
+        TypeError: The dtype is another.
+        ValueError: The shape is another.
+
+    Example:
+        >>> index = sparse_index(torch.tensor([[0, 4], [0, 2]]).int())
+        >>> sparse_lookup(index, torch.tensor([[0, 2], [0, 3]]).int()).tolist()
+        [1, -1]
+    """
+    check_coords("sparse_index", "coords", coords)
+    coords = coords.contiguous()
+    return CoordinateIndex(coords, *ops().sparse_index(coords))
 
 
 def sparse_lookup(index: CoordinateIndex, queries: Tensor) -> Tensor:
-    """The row of each query, -1 where there is none; of duplicates the smallest."""
-    n = index.coords.shape[0]
-    found = sparse_unique(torch.cat([index.coords, queries]))
-    rows = found.first[found.inverse[n:]]
-    return torch.where(rows < n, rows, -1).int()
+    """Finds the row of each coordinate asked for.
+
+    Args:
+        index: The index of a set.
+        queries: int32 [Q, 1 + D], on the same device.
+
+    Returns:
+        int32 [Q]: the row, the smallest of repeated ones, or -1.
+
+    Raises:
+        TypeError: The dtype is another.
+        ValueError: A shape or device is another.
+
+    Example:
+        >>> index = sparse_index(torch.tensor([[0, 4], [0, 2]]).int())
+        >>> sparse_lookup(index, torch.tensor([[0, 4], [1, 4]]).int()).tolist()
+        [0, -1]
+    """
+    check_coords("sparse_lookup", "queries", queries, index.coords.shape[1])
+    _check_same_device("sparse_lookup", "queries", queries, index.coords.device)
+    return ops().sparse_lookup(index.coords, index.slots, queries)
 
 
-def _offsets(taps: Taps, device: torch.device) -> Tensor:
-    axes = [
-        torch.arange(k, device=device) * d + o
-        for k, d, o in zip(taps.kernel_size, taps.dilation, taps.origin)
-    ]
-    return torch.cartesian_prod(*axes).reshape(taps.count, len(axes))
+def _map_arguments(
+    name: str, index: CoordinateIndex, coarse_coords: Tensor, taps: Taps, symmetric: bool
+) -> tuple[Any, ...]:
+    columns = index.coords.shape[1]
+    check_coords(name, "coarse_coords", coarse_coords, columns)
+    _check_same_device(name, "coarse_coords", coarse_coords, index.coords.device)
+    numbers = tap_numbers(name, taps, columns)
+    if symmetric:
+        _check_symmetric(name, index, coarse_coords, taps)
+    return *index.parts, coarse_coords, numbers, symmetric
 
 
-def _in_range(rows: Tensor, low: Sequence[int] | None, high: Sequence[int] | None) -> Tensor:
-    inside = ((rows >= -(2**31)) & (rows < 2**31)).all(1)
-    if low is not None:
-        inside &= (rows[:, 1:] >= torch.tensor(low, device=rows.device)).all(1)
-    if high is not None:
-        inside &= (rows[:, 1:] < torch.tensor(high, device=rows.device)).all(1)
-    return inside
-
-
-def sparse_coarse_coordinates(
-    coords: Tensor,
-    taps: Taps,
-    low: Sequence[int] | None = None,
-    high: Sequence[int] | None = None,
-) -> Tensor:
-    """All coarse coordinates in [low, high) that some fine row reaches."""
-    stride = torch.tensor((1, *taps.stride), device=coords.device)
-    parts = []
-    for offset in _offsets(taps, coords.device):
-        rows = coords.long()
-        rows[:, 1:] -= offset
-        rows = rows[(rows % stride == 0).all(1)].div(stride, rounding_mode="floor")
-        parts.append(rows[_in_range(rows, low, high)].int())
-    return sparse_unique(torch.cat(parts)).coords
-
-
-def sparse_fine_coordinates(
-    coords: Tensor,
-    taps: Taps,
-    low: Sequence[int] | None = None,
-    high: Sequence[int] | None = None,
-) -> Tensor:
-    """All fine coordinates in [low, high) that some coarse row reaches."""
-    rows = torch.cat([_reached(coords, taps, offset) for offset in _offsets(taps, coords.device)])
-    return sparse_unique(rows[_in_range(rows, low, high)].int()).coords
-
-
-def _reached(coords: Tensor, taps: Taps, offset: Tensor) -> Tensor:
-    rows = coords.long()
-    rows[:, 1:] = rows[:, 1:] * torch.tensor(taps.stride, device=coords.device) + offset
-    return rows
+def _check_symmetric(name: str, index: CoordinateIndex, coarse_coords: Tensor, taps: Taps) -> None:
+    for k, stride, dilation, origin in zip(*taps):
+        if k % 2 == 0 or stride != 1 or 2 * origin != -dilation * (k - 1):
+            raise ValueError(
+                f"{name}: symmetric: expected odd kernels, stride 1 and centred taps, got {taps}"
+            )
+    if coarse_coords.shape != index.coords.shape:
+        raise ValueError(
+            f"{name}: coarse_coords: expected the fine set itself, {list(index.coords.shape)}, "
+            f"as the map is symmetric; got {list(coarse_coords.shape)}"
+        )
 
 
 def sparse_kernel_table(
     index_of_fine: CoordinateIndex, coarse_coords: Tensor, taps: Taps, symmetric: bool = False
 ) -> Tensor:
-    """The fine row of each tap and coarse row, int32 [K, n_coarse]; -1: none."""
-    columns = []
-    for offset in _offsets(taps, coarse_coords.device):
-        rows = _reached(coarse_coords, taps, offset)
-        found = sparse_lookup(index_of_fine, rows.int())
-        columns.append(torch.where(_in_range(rows, None, None), found, -1))
-    return torch.stack(columns)
+    """Finds the fine row of each tap and coarse row.
+
+    Args:
+        index_of_fine: The index of the fine set.
+        coarse_coords: int32 [n_coarse, 1 + D], on the same device.
+        taps: The kernel.
+        symmetric: Promises that both sets are the same rows, of a centred odd kernel of stride 1:
+            half the taps are looked for, the others are their mirror images.
+
+    Returns:
+        int32 [K, n_coarse]; -1: none.
+
+    Raises:
+        TypeError: A dtype is another.
+        ValueError: A shape or device is another, a kernel size, stride or dilation is below 1, or
+            a map called symmetric is not.
+
+    Example:
+        >>> coords = torch.tensor([[0, 4], [0, 5]]).int()
+        >>> taps = Taps((3,), (1,), (1,), (-1,))
+        >>> sparse_kernel_table(sparse_index(coords), coords, taps, symmetric=True).tolist()
+        [[-1, 0], [0, 1], [1, -1]]
+    """
+    return ops().sparse_kernel_table(
+        *_map_arguments("sparse_kernel_table", index_of_fine, coarse_coords, taps, symmetric)
+    )
 
 
 def sparse_kernel_pairs(
     index_of_fine: CoordinateIndex, coarse_coords: Tensor, taps: Taps, symmetric: bool = False
 ) -> Pairs:
-    """The same map as pairs; within a tap coarse rows ascend."""
-    return sparse_table_pairs(sparse_kernel_table(index_of_fine, coarse_coords, taps, symmetric))
+    """Finds the pairs of fine and coarse rows, tap by tap.
+
+    Args:
+        index_of_fine: The index of the fine set.
+        coarse_coords: int32 [n_coarse, 1 + D], on the same device.
+        taps: The kernel.
+        symmetric: As in ``sparse_kernel_table``.
+
+    Returns:
+        The pairs; within a tap coarse rows ascend. CPUs make them without a table in between. The
+        host waits for the GPU once.
+
+    Raises:
+        TypeError: A dtype is another.
+        ValueError: A shape or device is another, a kernel size, stride or dilation is below 1, or
+            a map called symmetric is not.
+
+    Example:
+        >>> coords = torch.tensor([[0, 4], [0, 5]]).int()
+        >>> pairs = sparse_kernel_pairs(sparse_index(coords), coords, Taps((2,), (1,), (1,), (0,)))
+        >>> pairs.fine_rows.tolist(), pairs.coarse_rows.tolist(), pairs.starts.tolist()
+        ([0, 1, 1], [0, 1, 0], [0, 2, 3])
+    """
+    arguments = _map_arguments("sparse_kernel_pairs", index_of_fine, coarse_coords, taps, symmetric)
+    if index_of_fine.hashed:
+        return sparse_table_pairs(ops().sparse_kernel_table(*arguments))
+    return Pairs(*ops().sparse_kernel_pairs(*arguments))
 
 
 def sparse_invert_table(table: Tensor, n_fine: int) -> Tensor:
-    """The coarse row of each tap and fine row, int32 [K, n_fine]; -1: none."""
-    return sparse_pairs_table(_swapped(sparse_table_pairs(table)), n_fine)
+    """Turns a table around: the coarse row of each tap and fine row.
 
+    Args:
+        table: int32 [K, n_coarse], fine rows or -1.
+        n_fine: The number of fine rows.
 
-def _swapped(pairs: Pairs) -> Pairs:
-    return Pairs(pairs.coarse_rows, pairs.fine_rows, pairs.starts)
+    Returns:
+        int32 [K, n_fine]; -1: none. Of repeated coarse rows the smallest.
+
+    Example:
+        >>> sparse_invert_table(torch.tensor([[-1, 0], [0, 1], [1, -1]]).int(), 2).tolist()
+        [[1, -1], [0, 1], [-1, 0]]
+    """
+    return ops().sparse_invert_table(table, n_fine)
 
 
 def sparse_table_pairs(table: Tensor) -> Pairs:
-    """A table as pairs."""
-    taps, coarse = torch.nonzero(table >= 0, as_tuple=True)
-    counts = torch.bincount(taps, minlength=table.shape[0])
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Pairs(table[taps, coarse], coarse.int(), starts)
+    """Lists the pairs of a table, tap by tap; within a tap coarse rows ascend.
+
+    Args:
+        table: int32 [K, n_coarse], fine rows or -1.
+
+    Returns:
+        The pairs. The host waits for the GPU once.
+
+    Example:
+        >>> sparse_table_pairs(torch.tensor([[-1, 0], [0, 1]]).int()).starts.tolist()
+        [0, 1, 3]
+    """
+    return Pairs(*ops().sparse_table_pairs(table))
 
 
 def sparse_pairs_table(pairs: Pairs, n_coarse: int) -> Tensor:
-    """Pairs as a table."""
-    k = pairs.starts.shape[0] - 1
-    taps = torch.repeat_interleave(torch.arange(k, device=pairs.starts.device), pairs.starts.diff())
-    table = pairs.fine_rows.new_full((k, n_coarse), -1)
-    table[taps, pairs.coarse_rows.long()] = pairs.fine_rows
-    return table
+    """Writes pairs as a table.
+
+    Args:
+        pairs: The pairs; of a tap and a coarse row at most one.
+        n_coarse: The number of coarse rows.
+
+    Returns:
+        int32 [K, n_coarse], fine rows or -1.
+
+    Example:
+        >>> table = torch.tensor([[-1, 0], [0, 1]]).int()
+        >>> torch.equal(sparse_pairs_table(sparse_table_pairs(table), 2), table)
+        True
+    """
+    return ops().sparse_pairs_table(*pairs, n_coarse)
 
 
 def sparse_invert_pairs(pairs: Pairs, n_fine: int) -> Pairs:
-    """The same pairs in another order: within a tap fine rows ascend."""
-    return _swapped(sparse_table_pairs(sparse_pairs_table(_swapped(pairs), n_fine)))
+    """Puts the same pairs in the order of the other set: within a tap fine rows ascend.
+
+    Args:
+        pairs: The pairs.
+        n_fine: The number of fine rows.
+
+    Returns:
+        The pairs, each tap's in another order; of equal fine rows the first stays first.
+
+    Example:
+        >>> pairs = sparse_table_pairs(torch.tensor([[1, 0]]).int())
+        >>> turned = sparse_invert_pairs(pairs, 2)
+        >>> turned.fine_rows.tolist(), turned.coarse_rows.tolist()
+        ([0, 1], [1, 0])
+    """
+    fine_rows, coarse_rows = ops().sparse_invert_pairs(*pairs, n_fine)
+    return Pairs(fine_rows, coarse_rows, pairs.starts)
 
 
-def sparse_levels(coords: Tensor, taps: Sequence[Taps]) -> list[Tensor]:
-    """Coarse coordinates level after level, each from the one before."""
-    levels = []
-    for level in taps:
-        coords = sparse_coarse_coordinates(coords, level)
-        levels.append(coords)
-    return levels
+def _index_fake(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    context = torch.library.get_ctx()
+    return (
+        coords.new_empty((context.new_dynamic_size(),), dtype=torch.int64),
+        coords.new_empty((context.new_dynamic_size(),)),
+        coords.new_empty((0 if coords.is_cuda else 2, coords.shape[1]), dtype=torch.int64),
+    )
+
+
+def _slots_fake(coords: Tensor) -> Tensor:
+    return coords.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.int64)
+
+
+def _lookup_fake(coords: Tensor, slots: Tensor, queries: Tensor) -> Tensor:
+    return queries.new_empty((queries.shape[0],))
+
+
+def _table_fake(
+    coords: Tensor,
+    slots: Tensor,
+    order: Tensor,
+    bounds: Tensor,
+    coarse_coords: Tensor,
+    taps: Any,
+    symmetric: bool,
+) -> Tensor:
+    axes = coords.shape[1] - 1
+    return coords.new_empty((prod(taps[:axes]), coarse_coords.shape[0]))
+
+
+def _fake_pairs(like: Tensor, taps: int) -> tuple[Tensor, Tensor, Tensor]:
+    count = torch.library.get_ctx().new_dynamic_size()
+    return (
+        like.new_empty((count,)),
+        like.new_empty((count,)),
+        like.new_empty((taps + 1,), dtype=torch.int64),
+    )
+
+
+def _pairs_fake(coords: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    taps = rest[-2]
+    return _fake_pairs(coords, prod(taps[: coords.shape[1] - 1]))
+
+
+def _table_pairs_fake(table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return _fake_pairs(table, table.shape[0])
+
+
+def _pairs_table_fake(
+    fine_rows: Tensor, coarse_rows: Tensor, starts: Tensor, n_coarse: int
+) -> Tensor:
+    return fine_rows.new_empty((starts.shape[0] - 1, n_coarse))
+
+
+def _invert_table_fake(table: Tensor, n_fine: int) -> Tensor:
+    return table.new_empty((table.shape[0], n_fine))
+
+
+def _invert_pairs_fake(
+    fine_rows: Tensor, coarse_rows: Tensor, starts: Tensor, n_fine: int
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(fine_rows), torch.empty_like(coarse_rows)
+
+
+declare("sparse_index", _index_fake)
+declare("sparse_slots", _slots_fake)
+declare("sparse_lookup", _lookup_fake)
+declare("sparse_kernel_table", _table_fake)
+declare("sparse_kernel_pairs", _pairs_fake)
+declare("sparse_table_pairs", _table_pairs_fake)
+declare("sparse_pairs_table", _pairs_table_fake)
+declare("sparse_invert_table", _invert_table_fake)
+declare("sparse_invert_pairs", _invert_pairs_fake)
