@@ -78,7 +78,10 @@ def sparse_convolution(
     )
     # The gradient of these needs what came before them.
     apart = needs_gradient and not _has_gradient_from_output(activation, slope)
-    forms = _forms(features, weight, kernel_map, needs_gradient and weight.requires_grad)
+    channels_in, own, channels_out = features.shape[1], *weight.shape[1:]
+    sizes = (channels_in, own, channels_out)
+    turned = (channels_out, channels_out * own // channels_in, channels_in)
+    forms = _forms(features, sizes, kernel_map, needs_gradient and weight.requires_grad)
     needs_reverse = needs_gradient and features.requires_grad and not kernel_map.symmetric
     out = call(
         "sparse_conv",
@@ -91,32 +94,29 @@ def sparse_convolution(
         torch.backends.cuda.matmul.allow_tf32,
         kernel_map.n_out,
         *forms,
-        *(_reverse_forms(features, weight, kernel_map) if needs_reverse else forms),
+        *(_forms(features, turned, kernel_map.reverse, False) if needs_reverse else forms),
         kernel_map.symmetric,
     )
     return _activate(out, activation, slope) if apart else out
 
 
 def _forms(
-    features: Tensor, weight: Tensor, kernel_map: KernelMap, needs_weight: bool
+    features: Tensor, sizes: tuple[int, int, int], kernel_map: KernelMap, needs_weight: bool
 ) -> MapOperands:
-    """What the backend reads of a map: the CPU the pairs, a GPU what its schedule says."""
-    n_taps, own, channels_out = weight.shape
+    """What the backend reads of a map: the CPU the pairs, a GPU what its schedule says.
+
+    The sizes are the channels of the input, of a group of them, and of the output.
+    """
+    channels_in, own, channels_out = sizes
     if not features.is_cuda and ops() is getattr(torch.ops, library.NAMESPACE):
         return kernel_map.operands("pairs")
-    if own != features.shape[1]:
+    if own != channels_in:
         return kernel_map.operands("table")
     chosen = tuning.schedule(
-        features.device, features.dtype, kernel_map.n_out, n_taps, own, channels_out
+        *(features.device, features.dtype, kernel_map.n_out, kernel_map.n_taps),
+        *(channels_in, channels_out),
     )
     return kernel_map.gpu_operands(*chosen, with_pairs=needs_weight)
-
-
-def _reverse_forms(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> MapOperands:
-    groups = features.shape[1] // weight.shape[1]
-    gradient = features.new_empty(0, weight.shape[2])
-    turned = weight.new_empty(weight.shape[0], weight.shape[2] // groups, features.shape[1])
-    return _forms(gradient, turned, kernel_map.reverse, needs_weight=False)
 
 
 def _autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
