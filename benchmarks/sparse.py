@@ -26,11 +26,15 @@ GPU. Results are compared with the peer's before any clock starts.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# spconv's CPU layers multiply with numpy, whose threads torch does not set.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import torch
 from torch import Tensor
