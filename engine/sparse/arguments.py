@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 Ints = int | Sequence[int]
 MOST_DIMENSIONS = 4
-REDUCTIONS = ("first", "mean", "sum", "max", "min")
+Reduction = Literal["first", "mean", "sum", "max", "min"]
+REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 
 
 def ints(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ...cuda.sparse import map_ops, pool_ops
-from .arguments import REDUCTIONS, one_of
+from .arguments import REDUCTIONS, Reduction, one_of
 from .cache import MapCache
 from .coordinates import Level
 from .tensor import SparseTensor
@@ -45,7 +45,7 @@ def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
     return SparseTensor.on(feats, first.level, first.maps)
 
 
-def union(*tensors: SparseTensor, reduce: str = "sum") -> SparseTensor:
+def union(*tensors: SparseTensor, reduce: Reduction = "sum") -> SparseTensor:
     """Adds tensors on different coordinates: the result is where any of them is.
 
     Args:
@@ -67,7 +67,7 @@ def union(*tensors: SparseTensor, reduce: str = "sum") -> SparseTensor:
     return _combined("union", tensors, reduce)[0]
 
 
-def intersection(*tensors: SparseTensor, reduce: str = "sum") -> SparseTensor:
+def intersection(*tensors: SparseTensor, reduce: Reduction = "sum") -> SparseTensor:
     """Adds tensors on different coordinates: the result is where all of them are.
 
     Args:
@@ -91,7 +91,7 @@ def intersection(*tensors: SparseTensor, reduce: str = "sum") -> SparseTensor:
 
 
 def _combined(
-    name: str, tensors: Sequence[SparseTensor], reduce: str
+    name: str, tensors: Sequence[SparseTensor], reduce: Reduction
 ) -> tuple[SparseTensor, torch.Tensor]:
     """The union, and how many of the tensors have each of its rows."""
     if not tensors:

@@ -9,6 +9,8 @@ field meets a row; without one, all that rows reach.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,9 @@ from . import cache
 from .arguments import Ints, ints, one_of
 from .cache import Recipe
 from .tensor import SparseTensor
+
+PoolMode = Literal["max", "sum", "mean"]
+GlobalMode = Literal["mean", "max", "sum", "min"]
 
 
 def convolve(
@@ -286,7 +291,7 @@ def generative_conv_transpose(
     return convolve(x, recipe, weight, bias)
 
 
-def pool(x: SparseTensor, recipe: Recipe, mode: str) -> SparseTensor:
+def pool(x: SparseTensor, recipe: Recipe, mode: PoolMode) -> SparseTensor:
     """Pools along the map of a recipe; what all pooling here comes to.
 
     Args:
@@ -427,7 +432,7 @@ def sum_pool(
     return pool(x, recipe, "sum")
 
 
-def global_pool(x: SparseTensor, mode: str = "mean") -> Tensor:
+def global_pool(x: SparseTensor, mode: GlobalMode = "mean") -> Tensor:
     """Reduces the rows of each batch item to one.
 
     Args:
@@ -445,7 +450,7 @@ def global_pool(x: SparseTensor, mode: str = "mean") -> Tensor:
         >>> global_pool(x, "max")
         tensor([[1., 1.]])
     """
-    one_of("global_pool", "mode", mode, ("mean", "max", "sum", "min"))
+    one_of("global_pool", "mode", mode, get_args(GlobalMode))
     return pool_ops.sparse_segment_reduce(x.feats, x.level.segments, mode=mode)
 
 

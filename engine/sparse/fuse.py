@@ -107,10 +107,11 @@ def _activation(module: nn.Module | None) -> tuple[Activation, float] | None:
         return "leaky_relu", module.negative_slope
     if isinstance(module, nn.GELU):
         return ("gelu", 0.0) if module.approximate == "none" else None
-    for kind, name in ((nn.ReLU, "relu"), (nn.SiLU, "silu"), (nn.Sigmoid, "sigmoid")):
-        if isinstance(module, kind):
-            return name, 0.0
-    return None
+    if isinstance(module, nn.ReLU):
+        return "relu", 0.0
+    if isinstance(module, nn.SiLU):
+        return "silu", 0.0
+    return ("sigmoid", 0.0) if isinstance(module, nn.Sigmoid) else None
 
 
 def _fused_residual(block: Residual, uses: Counter[int]) -> nn.Module:

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...cuda.sparse import map_ops, pool_ops
 from . import interpolate
-from .arguments import REDUCTIONS, Ints, check_coordinates, check_rows, ints, one_of
+from .arguments import REDUCTIONS, Ints, Reduction, check_coordinates, check_rows, ints, one_of
 from .cache import MapCache
 from .coordinates import Level
 from .quantize import quantize
+from .rows import checked_batch_size, duplicate_text, merged
 
 LARGEST_DENSE = 2**40
 
@@ -70,7 +71,7 @@ class SparseTensor:
         stride: Ints = 1,
         spatial_range: Ints | None = None,
         batch_size: int | None = None,
-        reduce: str = "error",
+        reduce: Literal["error"] | Reduction = "error",
     ) -> None:
         name = "SparseTensor"
         check_coordinates(name, "coords", coords)
@@ -80,15 +81,15 @@ class SparseTensor:
         stride = ints(name, "stride", stride, ndim)
         if spatial_range is not None:
             spatial_range = ints(name, "spatial_range", spatial_range, ndim, 0)
-        batch_size = _checked_batch_size(coords, spatial_range, batch_size)
+        batch_size = checked_batch_size(coords, spatial_range, batch_size)
         # A copy: whoever handed the coordinates in may go on writing to them.
         coords = coords.detach().clone(memory_format=torch.contiguous_format)
         level = Level(coords, stride, spatial_range, batch_size)
         rows = map_ops.sparse_lookup(level.index, coords)
         if not torch.equal(rows.long(), torch.arange(len(level), device=coords.device)):
             if reduce == "error":
-                raise ValueError(_duplicate(coords, rows))
-            coords, feats = _merged(coords, feats, reduce)
+                raise ValueError(duplicate_text(coords, rows))
+            coords, feats = merged(coords, feats, reduce)
             level = Level(coords, stride, spatial_range, batch_size)
         self.feats, self.level, self.maps = feats, level, MapCache(level)
 
@@ -422,7 +423,7 @@ class SparseTensor:
         feats: Tensor,
         voxel_size: float | tuple[float, ...] | Tensor,
         batch: Tensor | None = None,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         spatial_range: Ints | None = None,
         batch_size: int | None = None,
     ) -> Voxelized:
@@ -457,7 +458,7 @@ class SparseTensor:
         ndim = voxels.coords.shape[1] - 1
         if spatial_range is not None:
             spatial_range = ints(name, "spatial_range", spatial_range, ndim, 0)
-        batch_size = _checked_batch_size(voxels.coords, spatial_range, batch_size, name)
+        batch_size = checked_batch_size(voxels.coords, spatial_range, batch_size, name)
         rows = pool_ops.sparse_segment_reduce(
             feats, voxels.inverse, voxels.coords.shape[0], reduction
         )
@@ -505,51 +506,3 @@ class SparseTensor:
             return interpolate.at_rows(self.feats, inverse)
         assert points is not None
         return interpolate.at_points(self.feats, self.level, points, voxel_size, batch, mode)
-
-
-def _checked_batch_size(
-    coords: Tensor,
-    spatial_range: tuple[int, ...] | None,
-    batch_size: int | None,
-    name: str = "SparseTensor",
-) -> int:
-    """The batch size, after a check that all coordinates are in range: one wait for the device."""
-    low, high = map_ops.sparse_bounds(coords)
-    if batch_size is not None:
-        (batch_size,) = ints(name, "batch_size", batch_size, 1, 0)
-    if coords.shape[0] == 0:
-        return batch_size or 0
-    if low[0] < 0 or (batch_size is not None and high[0] >= batch_size):
-        limit = "" if batch_size is None else f" and below batch_size {batch_size}"
-        raise ValueError(
-            f"{name}: coords: expected batch items (column 0) of at least 0{limit}, "
-            f"got {low[0]} to {high[0]}"
-        )
-    if spatial_range is not None:
-        for axis, size in enumerate(spatial_range):
-            if low[1 + axis] < 0 or high[1 + axis] >= size:
-                raise ValueError(
-                    f"{name}: coords: expected 0 to {size - 1} in axis {axis} (spatial_range "
-                    f"{spatial_range}), got {low[1 + axis]} to {high[1 + axis]}"
-                )
-    return high[0] + 1 if batch_size is None else batch_size
-
-
-def _duplicate(coords: Tensor, rows: Tensor) -> str:
-    """What to say of rows that share coordinates."""
-    again = (rows.long() != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
-    row = int(again[0])
-    return (
-        f"SparseTensor: coords: expected unique coordinates, got {len(again)} that stood before, "
-        f"the first {coords[row].tolist()} in rows {int(rows[row])} and {row}; "
-        f"reduce={REDUCTIONS} merges them"
-    )
-
-
-def _merged(coords: Tensor, feats: Tensor, reduce: str) -> tuple[Tensor, Tensor]:
-    """Rows with the same coordinates as one, where the first of them was."""
-    unique = map_ops.sparse_unique(coords)
-    order = torch.argsort(unique.first)
-    segments = torch.argsort(order).index_select(0, unique.inverse)
-    merged = pool_ops.sparse_segment_reduce(feats, segments, len(order), reduce)
-    return coords.index_select(0, unique.first.index_select(0, order)), merged

@@ -6,8 +6,8 @@ They take and give `fieldline.SparseTensor`; modules of ``torch.nn`` work beside
 """
 
 from .. import functional
+from . import activation
 from .activation import *  # noqa: F403
-from .activation import __all__ as _activations
 from .bev import ToBEVConvolution, ToBEVDense, ToBEVReduction
 from .containers import Residual, Sequential
 from .convolution import (
@@ -40,7 +40,7 @@ from .pooling import (
     Upsample,
 )
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "AvgPool",
     "BatchNorm",
     "Conv1d",
@@ -76,5 +76,5 @@ __all__ = [  # noqa: PLE0604
     "ToBEVReduction",
     "Upsample",
     "functional",
-    *_activations,
 ]
+__all__ += activation.__all__

@@ -12,13 +12,39 @@ from torch import nn
 
 from ..tensor import SparseTensor
 
-_WRAPPED = (
-    *("CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh"),
-    *("Identity", "LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish", "PReLU", "ReLU", "ReLU6"),
-    *("RReLU", "SELU", "SiLU", "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink"),
-    *("Softsign", "Tanh", "Tanhshrink", "Threshold"),
-    *("AlphaDropout", "Dropout", "Linear"),
-)
+__all__ = [
+    "CELU",
+    "ELU",
+    "GELU",
+    "GLU",
+    "SELU",
+    "AlphaDropout",
+    "Dropout",
+    "Hardshrink",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
+    "Identity",
+    "LeakyReLU",
+    "Linear",
+    "LogSigmoid",
+    "LogSoftmax",
+    "Mish",
+    "PReLU",
+    "RReLU",
+    "ReLU",
+    "ReLU6",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softmin",
+    "Softplus",
+    "Softshrink",
+    "Softsign",
+    "Tanh",
+    "Tanhshrink",
+    "Threshold",
+]
 
 
 def _wrapped(name: str) -> type[nn.Module]:
@@ -35,7 +61,7 @@ def _wrapped(name: str) -> type[nn.Module]:
 
 
 if TYPE_CHECKING:
-    from torch.nn import (  # noqa: F401
+    from torch.nn import (
         CELU,
         ELU,
         GELU,
@@ -69,6 +95,4 @@ if TYPE_CHECKING:
         Threshold,
     )
 else:
-    globals().update({name: _wrapped(name) for name in _WRAPPED})
-
-__all__ = list(_WRAPPED)  # pyright: ignore
+    globals().update({name: _wrapped(name) for name in __all__})

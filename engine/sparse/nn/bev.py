@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ....cuda.sparse import map_ops, pool_ops
 from .. import cache
-from ..arguments import REDUCTIONS, ints, one_of
+from ..arguments import REDUCTIONS, Reduction, ints, one_of
 from ..cache import MapCache
 from ..coordinates import Level
 from ..tensor import SparseTensor
@@ -70,10 +70,11 @@ class ToBEVReduction(nn.Module):
         ([[0, 4, 5]], [[1.0, 1.0]])
     """
 
-    def __init__(self, axis: int = -1, reduce: str = "sum") -> None:
+    def __init__(self, axis: int = -1, reduce: Reduction = "sum") -> None:
         super().__init__()
         self.axis = axis
-        self.reduce = one_of("ToBEVReduction", "reduce", reduce, REDUCTIONS)
+        one_of("ToBEVReduction", "reduce", reduce, REDUCTIONS)
+        self.reduce: Reduction = reduce
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Reduces each column.

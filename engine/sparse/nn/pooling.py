@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..arguments import Ints
-from ..functional import global_pool, pool, pool_recipe, upsample
+from ..functional import GlobalMode, PoolMode, global_pool, pool, pool_recipe, upsample
 from ..tensor import SparseTensor
 
 
@@ -20,7 +20,7 @@ class _Pool(nn.Module):
         dilation: A number, or one per axis.
     """
 
-    mode: str
+    mode: PoolMode
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class SumPool(_Pool):
 class _GlobalPool(nn.Module):
     """Reduces the rows of each batch item to one; zero for items without rows."""
 
-    mode: str
+    mode: GlobalMode
 
     def forward(self, x: SparseTensor) -> Tensor:
         """[N, C] to [batch_size, C]."""
