@@ -249,21 +249,22 @@ def time_network(
     return found
 
 
-def count_padding(frame: fl.datasets.LidarFrame) -> dict[str, Any]:
+def count_padding(frame: fl.datasets.LidarFrame) -> dict[str, float]:
     """Padded over real work of the submanifold convolutions of the first three levels."""
     chosen = configuration(MODEL)
     model, sample = chosen.make().eval(), chosen.prepare(frame)
     counted = fl.sparse.count_operations(model, sample.tensor)
-    found: dict[str, Any] = {"whole_network": round(counted.overhead, 3)}
-    for number, level in enumerate(measure.count_levels(sample.tensor.maps)[:3]):
-        layers = [
-            layer
-            for layer in counted.layers
-            if layer.kind == "SubmConv3d" and layer.rows == level.voxels
-        ]
-        padded = sum(layer.padded_multiply_adds for layer in layers)
-        real = sum(layer.multiply_adds for layer in layers)
-        found[f"level_{number}"] = round(padded / real, 3)
+    levels = [level.voxels for level in measure.count_levels(sample.tensor.maps)[:3]]
+    work = [[0, 0] for _ in levels]
+    for layer in counted.layers:
+        if layer.kind == "SubmConv3d" and layer.rows in levels:
+            sums = work[levels.index(layer.rows)]
+            sums[0] += layer.multiply_adds
+            sums[1] += layer.padded_multiply_adds
+    found = {f"level_{k}": round(padded / real, 3) for k, (real, padded) in enumerate(work)}
+    real, padded = (sum(column) for column in zip(*work))
+    found["levels_0_to_2"] = round(padded / real, 3)
+    found["whole_network"] = round(counted.overhead, 3)
     return found
 
 
