@@ -249,12 +249,12 @@ def call_with_pairs(in_rows: list[int], out_rows: list[int], starts: list[int]) 
 @pytest.mark.parametrize(
     ("pairs", "text"),
     [
-        (([0, 3], [0, 1], [0, 1, 2]), "expected rows below 3"),
-        (([0, 1], [0, -1], [0, 1, 2]), "expected rows below 3"),
+        (([0, 3], [0, 1], [0, 1, 2]), "in_rows: expected rows from 0 to 2"),
+        (([0, 1], [0, -1], [0, 1, 2]), "out_rows: expected rows from 0 to 2"),
         (([0, 1], [0, 1], [0, 1, 3]), "starts: expected to ascend from 0 to 2"),
         (([0, 1], [0, 1], [0, 3, 2]), "starts: expected to ascend"),
-        (([0, 1], [1, 0], [0, 2, 2]), "out_rows: expected to ascend"),
-        (([0, 1], [1, 1], [0, 2, 2]), "out_rows: expected to ascend"),
+        (([0, 1], [1, 0], [0, 2, 2]), "ascending within a tap"),
+        (([0, 1], [1, 1], [0, 2, 2]), "ascending within a tap"),
     ],
 )
 def test_pairs_outside_the_features_are_an_error(pairs: Any, text: str) -> None:
