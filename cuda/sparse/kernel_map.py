@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import NamedTuple
 
 import torch
@@ -94,6 +95,9 @@ class KernelMap:
         self._table = table
         self._pairs = pairs
         self._reverse: KernelMap | None = None
+        # What this is the reverse of. Two maps that hold each other would keep their memory until
+        # the garbage collector runs, which knows nothing of a GPU's.
+        self._origin: weakref.ref[KernelMap] | None = None
         self._plans: dict[tuple[int, int], Plan] = {}
         self._pair_places: Tensor | None = None
 
@@ -181,9 +185,14 @@ class KernelMap:
     @property
     def reverse(self) -> KernelMap:
         """The map with inputs and outputs swapped, at the same taps."""
+        if self.is_identity:
+            return self
+        origin = None if self._origin is None else self._origin()
+        if origin is not None:
+            return origin
         if self._reverse is None:
-            self._reverse = self if self.is_identity else self._reversed()
-            self._reverse._reverse = self
+            self._reverse = self._reversed()
+            self._reverse._origin = weakref.ref(self)
         return self._reverse
 
     def _reversed(self) -> KernelMap:
@@ -216,7 +225,7 @@ class KernelMap:
     def memory_bytes(self) -> int:
         """What the forms made so far take, those of the reverse map included."""
         tensors = self._tensors()
-        if self._reverse is not None and self._reverse is not self:
+        if self._reverse is not None:
             tensors = [*tensors, *self._reverse._tensors()]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         return sum(storages.values())
@@ -227,8 +236,8 @@ class KernelMap:
             return self
         moved = self._moved(device)
         if self._reverse is not None:
-            moved._reverse = moved if self.is_identity else self._reverse._moved(device)
-            moved._reverse._reverse = moved
+            moved._reverse = self._reverse._moved(device)
+            moved._reverse._origin = weakref.ref(moved)
         return moved
 
     def _moved(self, device: torch.device | str) -> KernelMap:

@@ -9,14 +9,16 @@ inputs that take the same way through a network use the same keys.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
+from ...cuda.sparse import map_ops
 from ...cuda.sparse.kernel_map import KernelMap
 from ...cuda.sparse.map_ops import Taps
 from . import maps
-from .coordinates import Level
+from .coordinates import Level, lasting
 
 Shape = tuple[int, ...]
 
@@ -70,6 +72,7 @@ class MapCache:
     def __init__(self, root: Level) -> None:
         self.levels = [root]
         self.entries: dict[Key, Found] = {}
+        self._foreseen: dict[Key, torch.Tensor] = {}
 
     def find(self, level: Level, recipe: Recipe) -> tuple[KernelMap, Level]:
         """The map of a recipe, made if it is asked for the first time.
@@ -92,13 +95,28 @@ class MapCache:
             level.check_unchanged()
         return found.kernel_map, self.levels[found.level]
 
+    def foresee(self, chain: Sequence[Key]) -> None:
+        """Finds the coordinates of strided maps, each from where the one before leads, all at once.
+
+        A GPU is waited for once instead of once a level. Where there is a spatial range, levels
+        are found one by one, for each is cut off by its own.
+
+        Args:
+            chain: Keys of strided maps that do not exist yet, the first from the root.
+        """
+        root = self.levels[0]
+        if root.spatial_range is None and not any(key in self.entries for key in chain):
+            with lasting():
+                taps = [recipe.taps for _, recipe in chain]
+                self._foreseen = dict(zip(chain, map_ops.sparse_levels(root.tensor, taps)))
+
     @torch.compiler.disable(
         reason="the map is not known yet: fieldline.sparse.plan makes it before"
     )
-    @torch.no_grad()
     def _make(self, level: Level, recipe: Recipe) -> Found:
         level.check_unchanged()
-        found = getattr(self, f"_make_{recipe.kind}")(level, recipe)
+        with lasting():
+            found = getattr(self, f"_make_{recipe.kind}")(level, recipe)
         self.entries[level.number, recipe] = found
         return found
 
@@ -109,8 +127,12 @@ class MapCache:
         size = level.spatial_range
         if size is not None:
             size = maps.strided_range(size, recipe.taps)
-        low = None if size is None else (0,) * level.ndim
-        coords, kernel_map = maps.strided_map(level.index, recipe.taps, low, size)
+        coords = self._foreseen.pop((level.number, recipe), None)
+        if coords is not None:
+            kernel_map = maps.map_between(level.index, coords, recipe.taps)
+        else:
+            low = None if size is None else (0,) * level.ndim
+            coords, kernel_map = maps.strided_map(level.index, recipe.taps, low, size)
         stride = tuple(a * b for a, b in zip(level.stride, recipe.stride))
         return Found(kernel_map, self._add(level, coords, stride, size))
 

@@ -8,6 +8,8 @@ tells, and using the level afterwards is an error instead of a wrong result.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -16,6 +18,22 @@ from torch import Tensor
 from ...cuda.sparse import map_ops, pool_ops
 from ...cuda.sparse.map_ops import CoordinateIndex
 from ...cuda.sparse.pool_ops import Segments
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Runs the block so that tensors made in it last: they may be used in training afterwards.
+
+    Made under ``torch.inference_mode`` without it, what is kept for later could be used nowhere
+    else.
+
+    Example:
+        >>> with torch.inference_mode(), lasting():
+        ...     torch.ones(1).is_inference()
+        False
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 class Level:
@@ -73,7 +91,8 @@ class Level:
     @cached_property
     def index(self) -> CoordinateIndex:
         """What finds the row of a coordinate."""
-        return map_ops.sparse_index(self.tensor)
+        with lasting():
+            return map_ops.sparse_index(self.tensor)
 
     @cached_property
     def bounds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -84,12 +103,14 @@ class Level:
     @cached_property
     def items(self) -> Tensor:
         """int64 [N], the batch item of each row."""
-        return self.tensor[:, 0].long()
+        with lasting():
+            return self.tensor[:, 0].long()
 
     @cached_property
     def segments(self) -> Segments:
         """The rows of each batch item, for reductions over items."""
-        return pool_ops.sparse_segments(self.items, self.batch_size)
+        with lasting():
+            return pool_ops.sparse_segments(self.items, self.batch_size)
 
     def same_as(self, other: Level) -> bool:
         """Whether both hold the same coordinates in the same order.

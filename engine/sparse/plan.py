@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .arguments import check_rows
 from .cache import Key, MapCache
+from .coordinates import lasting
 from .tensor import SparseTensor
 
 
@@ -43,6 +44,7 @@ class Plan:
         self.gradients = gradients
         self.capacity = capacity
         self._like = x.level
+        self._descent = _descent(x.maps)
         self._seen: list[MapCache] = []
         self(x)
 
@@ -95,15 +97,27 @@ class Plan:
         self._seen = [x.maps, *self._seen][: self.capacity]
         return x
 
-    @torch.no_grad()
     def _make(self, cache: MapCache) -> None:
+        cache.foresee(self._descent)
         for number, recipe in self.keys:
             kernel_map, _ = cache.find(cache.levels[number], recipe)
             if self.gradients and not kernel_map.symmetric:
-                kernel_map.reverse  # noqa: B018 - made when it is first looked at
+                with lasting():
+                    kernel_map.reverse  # noqa: B018 - made when it is first looked at
 
     def __repr__(self) -> str:
         return f"Plan({len(self.keys)} maps, {len(self._seen)} inputs seen)"
+
+
+def _descent(cache: MapCache) -> list[Key]:
+    """The keys that lead from the root to coarser and coarser levels."""
+    chain, number = [], 0
+    while key := next(
+        (k for k in cache.entries if k[0] == number and k[1].kind == "strided"), None
+    ):
+        chain.append(key)
+        number = cache.entries[key].level
+    return chain
 
 
 def plan(x: SparseTensor, model: nn.Module, gradients: bool | None = None) -> Plan:

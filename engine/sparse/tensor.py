@@ -177,6 +177,12 @@ class SparseTensor:
         """Type of the features."""
         return self.feats.dtype
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Maps stay behind: another process makes those it needs, in its own time.
+        level = self.level
+        stays = level.tensor, level.stride, level.spatial_range, level.batch_size
+        return _restored, (self.feats, *stays)
+
     def __len__(self) -> int:
         return self.feats.shape[0]
 
@@ -506,3 +512,9 @@ class SparseTensor:
             return interpolate.at_rows(self.feats, inverse)
         assert points is not None
         return interpolate.at_points(self.feats, self.level, points, voxel_size, batch, mode)
+
+
+def _restored(feats: Tensor, *level: Any) -> SparseTensor:
+    """A pickled tensor."""
+    root = Level(*level)
+    return SparseTensor.on(feats, root, MapCache(root))

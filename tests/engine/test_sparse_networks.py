@@ -9,7 +9,7 @@ import pytest
 import sparse_twin as twin
 import torch
 from fieldline.engine.sparse import maps
-from op_harness import seeded
+from op_harness import running_on, seeded
 from torch import nn
 
 import fieldline as fl
@@ -268,6 +268,44 @@ def test_a_plan_makes_all_maps_once(monkeypatch: pytest.MonkeyPatch) -> None:
     y = model(other)
     assert made == [] and other.maps.entries.keys() == x.maps.entries.keys()
     assert torch.equal(y.feats, model(expected).feats)
+
+
+def test_a_plan_sees_all_levels_of_an_unbounded_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = unet().eval()
+    first, second = (
+        fl.SparseTensor(x.coords, x.feats, batch_size=2) for x in (scan(), scan(seed="other"))
+    )
+    planned = fl.sparse.plan(first, model)
+    made = counted(monkeypatch)
+    planned(second)
+    assert "strided_map" not in made and "map_between" in made
+    fresh = fl.SparseTensor(second.coords, second.feats, batch_size=2)
+    assert torch.equal(model(second).feats, model(fresh).feats)
+    assert second.maps.entries.keys() == fresh.maps.entries.keys()
+    for a, b in zip(second.maps.levels, fresh.maps.levels):
+        assert torch.equal(a.tensor, b.tensor) and a.stride == b.stride
+
+
+def test_networks_run_on_the_emulated_kernels() -> None:
+    """What a GPU runs, on the CPU: the same levels, and the same outputs and gradients."""
+    model = fl.nn.Sequential(
+        fl.nn.SubmConv3d(4, 8, 3), fl.nn.GroupNorm(2, 8), fl.nn.ReLU(), fl.nn.Conv3d(8, 8, 2, 2),
+        fl.nn.MaxPool(2), fl.nn.Upsample(2), fl.nn.InverseConv3d(8, 4, 2, 2),
+    )  # fmt: skip
+    x = scan(dtype=torch.float32)
+    x = x.crop(high=5)
+
+    def run() -> list[torch.Tensor]:
+        fresh = fl.SparseTensor(x.coords, x.feats.detach().requires_grad_(), batch_size=2)
+        y = model(fresh)
+        gradients = torch.autograd.grad(y.feats.square().sum(), [fresh.feats, *model.parameters()])
+        return [y.coords, y.feats, *gradients]
+
+    expected = run()
+    with running_on("emulated"):
+        got = run()
+    for a, b in zip(got, expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_a_plan_forgets_the_oldest_and_names_what_does_not_fit() -> None:

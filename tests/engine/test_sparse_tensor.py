@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
+import weakref
+
 import pytest
 import sparse_twin as twin
 import torch
@@ -181,6 +186,44 @@ def test_two_levels_of_one_stride_are_told_apart() -> None:
         fl.nn.InverseConv1d(2, 2, 2, 2)(x)
     with pytest.raises(ValueError, match="Upsample"):
         fl.nn.Upsample(2)(x)
+
+
+def test_maps_made_in_inference_serve_training() -> None:
+    x = twin.random_tensor((5, 5, 5), 4, 1, seeded("inference"))
+    model = network().double()
+    with torch.inference_mode():
+        expected = model(x).feats
+        made = fl.SparseTensor(x.coords, x.feats, 1, x.spatial_range, 1)
+        model(made)
+    for tensor in (x, made.replace(x.feats)):
+        y = model(tensor)
+        twin.assert_close(y.feats.detach(), expected.clone())
+        y.feats.sum().backward()
+
+
+def test_maps_go_with_the_last_tensor() -> None:
+    """Nothing waits for the garbage collector, which knows nothing of a GPU's memory."""
+    layers = [fl.nn.SubmConv1d(1, 1, 3), fl.nn.Conv1d(1, 1, 2, 2), fl.nn.InverseConv1d(1, 1, 2, 2)]
+    gc.collect()
+    gc.disable()
+    try:
+        x = line(1, 2, 5)
+        fl.nn.Sequential(*layers)(x).feats.sum().backward()
+        held = [weakref.ref(x.maps), *(weakref.ref(f.kernel_map) for f in x.maps.entries.values())]
+        del x
+        assert [reference() for reference in held] == [None] * len(held)
+    finally:
+        gc.enable()
+
+
+def test_copies_and_pickles_leave_maps_behind() -> None:
+    x = line(1, 5, stride=2, spatial_range=9, batch_size=3)
+    fl.nn.MaxPool(2)(x)
+    for other in (pickle.loads(pickle.dumps(x)), copy.deepcopy(x)):
+        assert repr(other) == repr(x) and other.maps is not x.maps
+        assert torch.equal(other.coords, x.coords) and torch.equal(other.feats, x.feats)
+        assert not other.maps.entries
+        fl.nn.MaxPool(2)(other)
 
 
 # -- arithmetic ------------------------------------------------------------------------------------
