@@ -108,27 +108,29 @@ struct CudaConvolution {
     a.partial = output<Sum<T>>(partial);
     a.in_rows = input<int32_t>(in.map.in_rows);
     a.starts = input<int64_t>(in.map.starts);
+    a.n_pairs = n_pairs;
     a.split_taps = 1;
     if (n_pairs > 0) GemmLauncher<T>(a, in.allow_tf32, stream).launch_pairs(a, n_pairs);
     dispatch_width<T>(in.channels_out, is_aligned(a.epilogue), [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
       const RowShape shape(in.channels_out, kWidth);
-      FL_LAUNCH((sum_pairs_kernel<kWidth, T>), shape.blocks(in.n_out), shape.block, 0, stream, a,
-                n_pairs);
+      FL_LAUNCH((sum_pairs_kernel<kWidth, T>), shape.blocks(in.n_out), shape.block, 0, stream, a);
     });
   }
 };
 
 }  // namespace
 
-#if defined(__CUDACC__)
 bool has_tensor_cores() {
+#if defined(__CUDACC__)
   int major = 0;
   check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, current_device()),
              "has_tensor_cores");
   return major >= 8;
-}
+#else
+  return true;
 #endif
+}
 
 FL_LIBRARY_IMPL_CUDA(m) { m.impl("sparse_conv", TORCH_BOX(&sparse_conv<CudaConvolution>)); }
 

@@ -3,8 +3,6 @@
 // Tensor-core GEMM of bfloat16.
 #include "sparse/convolution_shapes.h"
 
-#if defined(__CUDACC__)
-
 namespace fl::sparse {
 
 void launch_tensor(const GemmArgs<BFloat16>& a, const GemmGrid& grid, bool aligned, Stream stream) {
@@ -12,5 +10,3 @@ void launch_tensor(const GemmArgs<BFloat16>& a, const GemmGrid& grid, bool align
 }
 
 }  // namespace fl::sparse
-
-#endif

@@ -50,6 +50,7 @@ struct GemmArgs {
   // Grouped.
   const int32_t* in_rows;
   const int64_t* starts;  // null: implicit
+  int64_t n_pairs;
 };
 
 template <typename T>
@@ -75,15 +76,29 @@ struct Part {
   int count = 0;
 };
 
-FL_D Part find_part(const int64_t* starts, int n_taps, int size, int64_t index) {
+// A tap's pairs: where they begin and how many. Starts that lie lead nowhere outside the pairs.
+struct TapPairs {
+  int64_t first, count;
+
+  FL_D TapPairs(const int64_t* starts, int64_t n_pairs, int tap)
+      : first(inside(starts[tap], 0, n_pairs)),
+        count(inside(starts[tap + 1], first, n_pairs) - first) {}
+
+ private:
+  FL_D static int64_t inside(int64_t x, int64_t low, int64_t high) {
+    return x < low ? low : x > high ? high : x;
+  }
+};
+
+FL_D Part find_part(const int64_t* starts, int64_t n_pairs, int n_taps, int size, int64_t index) {
   Part part;
   for (int tap = 0; tap < n_taps; ++tap) {
-    const int64_t begin = starts[tap], count = starts[tap + 1] - begin;
-    const int64_t parts = (count + size - 1) / size;
+    const TapPairs pairs(starts, n_pairs, tap);
+    const int64_t parts = (pairs.count + size - 1) / size;
     if (index < parts) {
-      const int64_t left = count - index * size;
+      const int64_t left = pairs.count - index * size;
       part.tap = tap;
-      part.first = begin + index * size;
+      part.first = pairs.first + index * size;
       part.count = static_cast<int>(left < size ? left : size);
       break;
     }
@@ -101,7 +116,7 @@ template <int kRows, typename T>
 FL_D Tile<T> find_tile(const GemmArgs<T>& a, int64_t index) {
   Tile<T> tile{};
   if (a.starts != nullptr) {
-    const Part part = find_part(a.starts, a.n_taps, kRows, index);
+    const Part part = find_part(a.starts, a.n_pairs, a.n_taps, kRows, index);
     tile.first_tap = part.tap;
     tile.taps = part.tap >= 0 ? 1u : 0u;
     tile.rows = a.in_rows + part.first;
@@ -114,8 +129,12 @@ FL_D Tile<T> find_tile(const GemmArgs<T>& a, int64_t index) {
   tile.place = index * kRows;
   const int64_t tiles = (a.n_out + a.tile_rows - 1) / a.tile_rows, left = a.n_out - tile.place;
   tile.count = static_cast<int>(left < kRows ? left : kRows);
-  tile.taps = static_cast<unsigned>(a.tile_masks[split * tiles + tile.place / a.tile_rows]);
   tile.first_tap = split * a.split_taps;
+  // No more taps than there are, and 32 at most, whatever the mask says.
+  const int taps_left = a.n_taps - tile.first_tap;
+  const int taps = taps_left < a.split_taps ? taps_left : a.split_taps;
+  const unsigned known = taps <= 0 ? 0u : ~0u >> (32 - taps);
+  tile.taps = static_cast<unsigned>(a.tile_masks[split * tiles + tile.place / a.tile_rows]) & known;
   tile.stride = a.n_out;
   tile.rows = a.table + tile.first_tap * a.n_out + tile.place;
   tile.partial = a.partial + (slot * a.n_out + tile.place) * a.channels_out;
@@ -195,10 +214,11 @@ FL_D void store_tile(const GemmArgs<T>& a, const Tile<T>& tile, int column0,
     }
     const int last = finishing_split(a);
     const int64_t row = a.order[last * a.n_out + tile.place + r];
+    if (row < 0 || row >= a.n_out) continue;
     for (int split = 0; split < a.splits; ++split) {
       const int slot = split < last ? split : split - 1;
       const int64_t place = split == last ? -1 : a.order[(a.splits + split) * a.n_out + row];
-      if (place >= 0)
+      if (place >= 0 && place < a.n_out)
         add_pack<V>(sums, a.partial + (slot * a.n_out + place) * a.channels_out + column);
     }
     finish_row<V>(a.epilogue, row, column, sums);

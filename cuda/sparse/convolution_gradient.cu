@@ -100,6 +100,7 @@ struct CudaGradient {
   template <typename T>
   static void run(GradientArgs<T> a, const WeightGradientInput& in, int64_t n_pairs,
                   Stream stream) {
+    a.n_pairs = n_pairs;
     a.chunk = choose_chunk(a, n_pairs);
     a.chunks = most_parts(n_pairs, a.n_taps, a.chunk);
     const Tensor partial =
@@ -130,18 +131,13 @@ struct CudaGradient {
   static void launch_gemm(const GradientArgs<T>& a, bool allow_tf32, Stream stream) {
     const dim3 grid(Extent(a.chunks).value.x, static_cast<unsigned>(tiles(a.channels_in)),
                     static_cast<unsigned>(tiles(a.channels_out)));
-#if defined(__CUDACC__)
     if constexpr (!std::is_same<T, double>::value) {
       if (has_tensor_cores() && (allow_tf32 || !std::is_same<T, float>::value))
         return launch_tensor_gradient(a, grid, stream);
     }
-#else
-    (void)allow_tf32;
-#endif
     FL_LAUNCH((plain_gradient_kernel<T>), grid, 256, row_bytes(a), stream, a);
   }
 
-#if defined(__CUDACC__)
   template <typename T>
   static void launch_tensor_gradient(const GradientArgs<T>& a, dim3 grid, Stream stream) {
     constexpr int kWidth = 16 / sizeof(T);
@@ -152,7 +148,6 @@ struct CudaGradient {
     else
       FL_LAUNCH((tensor_gradient_kernel<T, false>), grid, kGradientThreads, bytes, stream, a);
   }
-#endif
 };
 
 }  // namespace

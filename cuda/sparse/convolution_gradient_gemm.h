@@ -18,6 +18,7 @@ struct GradientArgs {
   const int32_t* in_rows;
   const int32_t* out_rows;
   const int64_t* starts;
+  int64_t n_pairs;
   int chunk;            // pairs
   int64_t chunks;       // at least as many as there are
   int own_in, own_out;  // of a group
@@ -69,7 +70,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) plain_gradient_kernel(GradientArgs<T> a) {
   FL_DYNAMIC_SHARED(int32_t, rows);
   FL_SHARED(S, from, kDepth * kStride);
   FL_SHARED(S, to, kDepth * kStride);
-  const Part part = find_part(a.starts, a.n_taps, a.chunk, blockIdx.x);
+  const Part part = find_part(a.starts, a.n_pairs, a.n_taps, a.chunk, blockIdx.x);
   if (part.tap < 0) return;
   int32_t* const in_rows = &rows[0];
   int32_t* const out_rows = in_rows + a.chunk;
@@ -112,7 +113,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) plain_gradient_kernel(GradientArgs<T> a) {
 template <typename T>
 FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) grouped_gradient_kernel(GradientArgs<T> a) {
   FL_DYNAMIC_SHARED(int32_t, rows);
-  const Part part = find_part(a.starts, a.n_taps, a.chunk, blockIdx.x);
+  const Part part = find_part(a.starts, a.n_pairs, a.n_taps, a.chunk, blockIdx.x);
   if (part.tap < 0) return;
   int32_t* const in_rows = &rows[0];
   int32_t* const out_rows = in_rows + a.chunk;
@@ -141,15 +142,13 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) sum_chunks_kernel(GradientArgs<T> a) {
   int64_t first = 0, end = 0;
   for (int t = 0; t <= tap; ++t) {
     first = end;
-    end += (a.starts[t + 1] - a.starts[t] + a.chunk - 1) / a.chunk;
+    end += (TapPairs(a.starts, a.n_pairs, t).count + a.chunk - 1) / a.chunk;
   }
   if (end > a.chunks) end = a.chunks;
   Sum<T> sum = Sum<T>(0);
   for (int64_t chunk = first; chunk < end; ++chunk) sum += a.partial_of(chunk)[i];
   a.out[tap * values + i] = narrow<T>(sum);
 }
-
-#if defined(__CUDACC__)
 
 constexpr int kGradientThreads = 128;
 
@@ -187,11 +186,11 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kGradientThreads, 4) tensor_gradient_kernel(GradientA
   using Stage = GradientStage<T>;
   constexpr int kStages = Stage::kStages, kDepth = Stage::kDepth;
   FL_DYNAMIC_SHARED(unsigned char, memory);
-  T* const from = reinterpret_cast<T*>(memory);
+  T* const from = reinterpret_cast<T*>(&memory[0]);
   T* const to = from + kStages * Stage::kValues;
-  int32_t* const in_rows = reinterpret_cast<int32_t*>(memory + Stage::bytes);
+  int32_t* const in_rows = reinterpret_cast<int32_t*>(&memory[0] + Stage::bytes);
   int32_t* const out_rows = in_rows + a.chunk;
-  const Part part = find_part(a.starts, a.n_taps, a.chunk, blockIdx.x);
+  const Part part = find_part(a.starts, a.n_pairs, a.n_taps, a.chunk, blockIdx.x);
   if (part.tap < 0) return;
   list_pairs<kGradientThreads>(a, part, in_rows, out_rows);
 
@@ -250,7 +249,5 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kGradientThreads, 4) tensor_gradient_kernel(GradientA
       partial[static_cast<int64_t>(row) * a.channels_out + column] = sums[m][n][k];
   }
 }
-
-#endif
 
 }  // namespace fl::sparse

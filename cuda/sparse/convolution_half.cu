@@ -3,8 +3,6 @@
 // Tensor-core GEMM of float16.
 #include "sparse/convolution_shapes.h"
 
-#if defined(__CUDACC__)
-
 namespace fl::sparse {
 
 void launch_tensor(const GemmArgs<Half>& a, const GemmGrid& grid, bool aligned, Stream stream) {
@@ -12,5 +10,3 @@ void launch_tensor(const GemmArgs<Half>& a, const GemmGrid& grid, bool aligned, 
 }
 
 }  // namespace fl::sparse
-
-#endif

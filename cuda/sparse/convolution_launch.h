@@ -28,8 +28,6 @@ struct GemmGrid {
   }
 };
 
-#if defined(__CUDACC__)
-
 // From sm_80 on; older cards take the plain kernel.
 bool has_tensor_cores();
 
@@ -37,21 +35,17 @@ void launch_tensor(const GemmArgs<Half>& a, const GemmGrid& grid, bool aligned, 
 void launch_tensor(const GemmArgs<BFloat16>& a, const GemmGrid& grid, bool aligned, Stream stream);
 void launch_tensor(const GemmArgs<float>& a, const GemmGrid& grid, bool aligned, Stream stream);
 
-#endif
+constexpr int kMostTensorChannels = 8192;
 
 template <typename T>
 class GemmLauncher {
  public:
   GemmLauncher(const GemmArgs<T>& a, bool allow_tf32, Stream stream) : stream_(stream) {
-#if defined(__CUDACC__)
-    constexpr int kMostChannels = 8192, kWidth = 16 / sizeof(T);
+    constexpr int kWidth = 16 / sizeof(T);
     tensor_ = !std::is_same<T, double>::value && (allow_tf32 || !std::is_same<T, float>::value) &&
-              a.channels_in <= kMostChannels && has_tensor_cores();
+              a.channels_in <= kMostTensorChannels && has_tensor_cores();
     aligned_ = a.channels_in % kWidth == 0 && a.channels_out % kWidth == 0 &&
                is_aligned(a.features) && is_aligned(a.weight) && is_aligned(a.epilogue);
-#else
-    (void)a, (void)allow_tf32;
-#endif
   }
 
   void launch(const GemmArgs<T>& a, int64_t rows, int slots) const { run(a, {rows, false, slots}); }
@@ -59,10 +53,8 @@ class GemmLauncher {
 
  private:
   void run(const GemmArgs<T>& a, const GemmGrid& grid) const {
-#if defined(__CUDACC__)
     if constexpr (!std::is_same<T, double>::value)
       if (tensor_) return launch_tensor(a, grid, aligned_, stream_);
-#endif
     using Shape = PlainGemm<T>;
     const int column_tiles = (a.channels_out + Shape::kColumns - 1) / Shape::kColumns;
     FL_LAUNCH((plain_gemm_kernel<T>), grid.extent(a, Shape::kRows, column_tiles), Shape::kThreads,
@@ -70,9 +62,7 @@ class GemmLauncher {
   }
 
   Stream stream_;
-#if defined(__CUDACC__)
   bool tensor_ = false, aligned_ = false;
-#endif
 };
 
 }  // namespace fl::sparse

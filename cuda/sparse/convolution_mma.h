@@ -9,12 +9,14 @@
 //   columns     [depth][columns + 8]: the pad of 16 bytes (32 for float) does the same
 #pragma once
 
-#if defined(__CUDACC__)
-
 #include <cstdint>
 
 #include "core/portable.h"
 #include "sparse/element.h"
+
+#ifdef FL_EMULATE
+#include "emulate/tensor_cores.h"
+#endif
 
 namespace fl::sparse {
 
@@ -25,7 +27,8 @@ constexpr int kChunk = kChunkBytes / sizeof(T);
 template <typename T>
 constexpr int kMmaDepth = kRowBytes / sizeof(T);
 
-// Products accumulate in float; of a float operand the 10 highest bits of the mantissa count.
+#if defined(__CUDACC__)
+
 FL_D uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
@@ -55,6 +58,7 @@ FL_D void load_transposed(uint32_t (&r)[4], const void* row) {
                : "memory");
 }
 
+// Of a float operand the 10 highest bits of the mantissa count.
 FL_D uint32_t round_tf32(uint32_t bits) {
   uint32_t rounded;
   asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(rounded) : "f"(__uint_as_float(bits)));
@@ -76,6 +80,39 @@ FL_D void multiply(float, float (&d)[4], const uint32_t (&x)[4], uint32_t w0, ui
   FL_MMA("m16n8k8.row.col.f32.tf32.tf32.f32");
 }
 #undef FL_MMA
+
+#else
+
+FL_D void copy_chunk(void* to, const void* from, bool exists) {
+  if (exists)
+    std::memcpy(to, from, kChunkBytes);
+  else
+    std::memset(to, 0, kChunkBytes);
+}
+FL_D void close_copies() {}
+template <int kOpen>
+FL_D void await_copies() {}
+
+FL_D void load_matrices(uint32_t (&r)[4], const void* row) {
+  emulate::load_matrices(r, row, false);
+}
+FL_D void load_transposed(uint32_t (&r)[4], const void* row) {
+  emulate::load_matrices(r, row, true);
+}
+
+FL_D uint32_t round_tf32(uint32_t bits) { return (bits + 0x1000u) & ~0x1fffu; }
+
+template <typename T>
+FL_D void multiply(T, float (&d)[4], const uint32_t (&x)[4], uint32_t w0, uint32_t w1) {
+  const emulate::MmaOperands operands{{x[0], x[1], x[2], x[3]}, {w0, w1}};
+  emulate::multiply_matrices<4 / sizeof(T)>(d, operands, [](uint32_t bits, int i) {
+    T value;
+    std::memcpy(&value, reinterpret_cast<const unsigned char*>(&bits) + i * sizeof(T), sizeof(T));
+    return widen(value);
+  });
+}
+
+#endif
 
 template <typename T>
 FL_D T* chunk_of_row(T* tile, int row, int chunk) {
@@ -123,5 +160,3 @@ FL_D void turned_fragment(uint32_t (&r)[4], const T* tile, int column0, int half
 }
 
 }  // namespace fl::sparse
-
-#endif

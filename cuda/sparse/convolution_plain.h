@@ -110,7 +110,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2) direct_kernel(GemmArgs<T> a, int own_
 
 // The second launch of the grouped form; the table holds pairs.
 template <int V, typename T>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2) sum_pairs_kernel(GemmArgs<T> a, int64_t n_pairs) {
+FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2) sum_pairs_kernel(GemmArgs<T> a) {
   const int64_t row = this_row();
   if (row >= a.n_out) return;
   for (int column = static_cast<int>(threadIdx.x) * V; column < a.channels_out;
@@ -118,7 +118,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2) sum_pairs_kernel(GemmArgs<T> a, int64
     Sum<T> sums[V] = {};
     for (int64_t tap = 0; tap < a.n_taps; ++tap) {
       const int64_t pair = a.table[tap * a.n_out + row];
-      if (pair >= 0 && pair < n_pairs)
+      if (pair >= 0 && pair < a.n_pairs)
         add_pack<V>(sums, a.partial + pair * a.channels_out + column);
     }
     finish_row<V>(a.epilogue, row, column, sums);

@@ -3,8 +3,6 @@
 // The shapes that the tensor-core GEMM is compiled in, and the choice among them.
 #pragma once
 
-#if defined(__CUDACC__)
-
 #include "sparse/convolution_launch.h"
 #include "sparse/convolution_tensor.h"
 
@@ -50,5 +48,3 @@ void launch_shapes(const GemmArgs<T>& a, const GemmGrid& grid, bool aligned, Str
 }
 
 }  // namespace fl::sparse
-
-#endif

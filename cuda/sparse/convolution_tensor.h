@@ -6,14 +6,12 @@
 // several taps of few channels, or part of one tap of many.
 #pragma once
 
-#if defined(__CUDACC__)
-
-#include "sparse/convolution_gemm.h"
+#include "sparse/convolution_launch.h"
 #include "sparse/convolution_mma.h"
 
 namespace fl::sparse {
 
-// Divides numbers below 32 divisors, exact for divisors up to 8192.
+// Divides numbers below 32 divisors, exact for divisors up to kMostTensorChannels.
 struct Divider {
   uint32_t divisor, magic;
 
@@ -24,7 +22,6 @@ struct Divider {
     return divisor == 1 ? x : static_cast<int>(__umulhi(static_cast<uint32_t>(x), magic));
   }
 };
-constexpr int kMostTensorChannels = 8192;
 
 template <typename T, int kRows_, int kColumns_>
 struct TensorGemm {
@@ -122,14 +119,15 @@ FL_D void multiply_stage(const T* stage, int row0, int column0,
 }
 
 template <typename T, int kRows, int kColumns, bool kAligned>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, 256 / kRows)
+FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, kAligned ? 256 / kRows : 3)
     tensor_gemm_kernel(GemmArgs<T> a, Divider channels, int column_tiles) {
   using Shape = TensorGemm<T, kRows, kColumns>;
   constexpr int kStages = Shape::kStages;
   FL_DYNAMIC_SHARED(unsigned char, memory);
-  FL_SHARED(uint8_t, taps, 32);
-  T* const stages = reinterpret_cast<T*>(memory);
-  int32_t* const rows = reinterpret_cast<int32_t*>(memory + Shape::bytes);
+  FL_SHARED(uint8_t, tap_list, 32);
+  T* const stages = reinterpret_cast<T*>(&memory[0]);
+  int32_t* const rows = reinterpret_cast<int32_t*>(&memory[0] + Shape::bytes);
+  uint8_t* const taps = &tap_list[0];
 
   const int column0 = static_cast<int>(blockIdx.x) % column_tiles * kColumns;
   const Tile<T> tile = find_tile<kRows>(a, blockIdx.x / column_tiles);
@@ -160,7 +158,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, 256 / kRows)
   await_copies<0>();
   __syncthreads();
 
-  float* const tile_sums = reinterpret_cast<float*>(memory);
+  float* const tile_sums = reinterpret_cast<float*>(&memory[0]);
   FL_UNROLL
   for (int m = 0; m < 2; ++m) FL_UNROLL
   for (int n = 0; n < kColumns / 16; ++n) FL_UNROLL
@@ -175,5 +173,3 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, 256 / kRows)
 }
 
 }  // namespace fl::sparse
-
-#endif

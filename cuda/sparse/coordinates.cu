@@ -16,6 +16,10 @@ namespace {
 
 constexpr uint64_t kEmpty = ~uint64_t{0};
 
+// Of an attempt to make sets. Coordinates that are too far apart were not in order; a set that had
+// too little room was cut.
+enum State : int64_t { kComplete = 0, kTooWide = 1, kCut = 2 };
+
 FL_KERNEL hash_kernel(const int32_t* coords, int64_t n, int columns, int64_t* out) {
   const int64_t i = this_thread();
   if (i < n) out[i] = static_cast<int64_t>(hash_row(coords + i * columns, columns));
@@ -139,6 +143,14 @@ struct Sorted {
   int64_t count;
 };
 
+// How many slots `rows` rows have.
+int64_t slots_of(const Reach& reach, int64_t rows) {
+  const int64_t n = rows * reach.per_row;
+  STD_TORCH_CHECK(n < int64_t{1} << 32,
+                  "sparse coordinates: expected fewer than 2^32 candidates, got ", n);
+  return n;
+}
+
 class Sorter {
  public:
   Sorter(const Source& source, int64_t n, const Layout* layout, bool wide, Stream stream)
@@ -152,8 +164,6 @@ class Sorter {
                 begins_.data<uint8_t>(),
                 places_.data<int64_t>(),
                 n} {
-    STD_TORCH_CHECK(n < int64_t{1} << 32,
-                    "sparse coordinates: expected fewer than 2^32 candidates, got ", n);
     FL_LAUNCH(slot_kernel, blocks_for(n), kThreads, 0, stream, source, n, sorted_.slots,
               numbers_.data<uint32_t>());
     sorted_.number = wide ? by_columns(stream) : by_keys(layout, stream);
@@ -195,9 +205,9 @@ class Sorter {
 
 // A level's rows as far as there is room, and how many there are.
 struct Level {
-  int64_t start, capacity;
+  int64_t capacity;
   int32_t* rows;
-  int64_t *row_count, *found, *found_start, *state;
+  int64_t *row_count, *found, *state;
 };
 
 FL_KERNEL level_kernel(Sorted sorted, Level level) {
@@ -206,7 +216,6 @@ FL_KERNEL level_kernel(Sorted sorted, Level level) {
   const int64_t place = sorted.place[i];
   if (i == sorted.count) {
     *level.found = place;
-    *level.found_start = level.start;
     *level.row_count = place < level.capacity ? place : level.capacity;
     if (place > level.capacity && *level.state == kComplete) *level.state = kCut;
   } else if (sorted.begin[i] && place < level.capacity) {
@@ -253,23 +262,84 @@ Reach same_rows(int columns) {
   return reach;
 }
 
-// Bounds and counts on the device, begun with those of the rows given.
-struct DeviceState {
-  Scratch memory;
-  Extents* extents;
-  int64_t* counts;
-
-  DeviceState(const Tensor& coords, int columns, int64_t levels, int64_t* state, Stream stream)
-      : memory(sizeof(Extents) + sizeof(int64_t) * (levels + 1)),
-        extents(memory.data<Extents>()),
-        counts(reinterpret_cast<int64_t*>(extents + 1)) {
+// What stays on the device while sets are made: bounds, the number of rows before and after each
+// level, and, for the host to read at the end, the State and how many rows each level would have.
+class Progress {
+ public:
+  Progress(const Tensor& coords, int64_t levels, Stream stream)
+      : levels_(levels),
+        stream_(stream),
+        memory_(sizeof(Extents) + sizeof(int64_t) * (2 * levels + 2)),
+        extents_(memory_.data<Extents>()),
+        state_(reinterpret_cast<int64_t*>(extents_ + 1)) {
     const int64_t n = coords.size(0);
     const int64_t most_blocks = 2 * device_sm_count();
-    FL_LAUNCH(start_kernel, 1, 1, 0, stream, extents, counts, n, state);
+    FL_LAUNCH(start_kernel, 1, 1, 0, stream, extents_, count(0), n, state_);
     FL_LAUNCH(bounds_kernel, std::min(blocks_for(n), most_blocks), kThreads, 0, stream,
-              input<int32_t>(coords), n, columns, extents);
+              input<int32_t>(coords), n, static_cast<int>(coords.size(1)), extents_);
   }
+
+  Extents* extents() const { return extents_; }
+  int64_t* state() const { return state_; }
+  int64_t* found(int64_t level) const { return state_ + 1 + level; }
+  int64_t* count(int64_t level) const { return state_ + 1 + levels_ + level; }
+
+  // Waits. The State, then the number of rows of each level.
+  Numbers read() const {
+    Numbers numbers(levels_ + 1);
+    copy_to_host(numbers.data(), state_, sizeof(int64_t) * numbers.size(), stream_);
+    return numbers;
+  }
+
+ private:
+  int64_t levels_;
+  Stream stream_;
+  Scratch memory_;
+  Extents* extents_;
+  int64_t* state_;
 };
+
+Tensor head(Tensor tensor, int64_t count) { return torch::stable::narrow(tensor, 0, 0, count); }
+
+// Fills the sets as far as they go; returns what Progress reads.
+Numbers make_levels(const Tensor& coords, const std::vector<Reach>& reaches,
+                    const std::vector<Tensor>& sets, bool wide, Stream stream) {
+  const int64_t levels = static_cast<int64_t>(reaches.size());
+  const Progress progress(coords, levels, stream);
+  Extents* extents = progress.extents();
+  Tensor from = coords;
+  for (int64_t level = 0; level < levels; ++level) {
+    const Source source{reaches[level], input<int32_t>(from), progress.count(level)};
+    if (!wide)
+      FL_LAUNCH(layout_kernel, 1, 1, 0, stream, source.reach, level == 0, extents,
+                progress.state());
+    const Sorter sorter(source, slots_of(source.reach, from.size(0)), &extents->layout, wide,
+                        stream);
+    from = sets[level];
+    const Level result{from.size(0), output<int32_t>(from), progress.count(level + 1),
+                       progress.found(level), progress.state()};
+    FL_LAUNCH(level_kernel, blocks_for(sorter.sorted().count + 1), kThreads, 0, stream,
+              sorter.sorted(), result);
+  }
+  return progress.read();
+}
+
+constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max();
+
+// The most rows that each level can have.
+Numbers most_rows(int64_t n, const std::vector<Reach>& reaches) {
+  Numbers most;
+  for (const Reach& reach : reaches) most.push_back(n = std::min(n * reach.per_row, kMostRows));
+  return most;
+}
+
+// Coarse sets are seldom larger than twice the first one: room for more is given when asked for.
+Numbers guess_rows(int64_t n, const std::vector<Reach>& reaches) {
+  Numbers rows = most_rows(n, reaches);
+  for (std::size_t level = 0; level < rows.size(); ++level)
+    if (!reaches[level].to_fine) rows[level] = std::min(rows[level], 1024 + 2 * n);
+  return rows;
+}
 
 struct CudaCoordinates {
   static void hash(const int32_t* coords, int64_t n, int columns, int64_t* out,
@@ -279,7 +349,7 @@ struct CudaCoordinates {
               coords, n, columns, out);
   }
 
-  static UniqueTensors unique(const Tensor& coords, int columns, bool wide) {
+  static UniqueTensors unique(const Tensor& coords, int columns, bool wide = false) {
     const DeviceGuard guard(coords.get_device_index());
     const Stream stream = current_stream(coords.get_device_index());
     const int64_t n = coords.size(0);
@@ -287,51 +357,43 @@ struct CudaCoordinates {
     const Tensor inverse = new_empty(coords, {n}, ScalarType::Long);
     const Tensor first = new_empty(coords, {n}, ScalarType::Long);
     const Tensor counts = new_empty(coords, {n}, ScalarType::Long);
-    const Tensor found = new_empty(coords, {2}, ScalarType::Long);
-    int64_t* state = output<int64_t>(found) + 1;
-    const DeviceState device(coords, columns, 0, state, stream);
-    const Source source{same_rows(columns), input<int32_t>(coords), device.counts};
-    if (!wide) FL_LAUNCH(layout_kernel, 1, 1, 0, stream, source.reach, true, device.extents, state);
-    const Sorter sorter(source, n, &device.extents->layout, wide, stream);
+    const Progress progress(coords, 1, stream);
+    const Source source{same_rows(columns), input<int32_t>(coords), progress.count(0)};
+    if (!wide)
+      FL_LAUNCH(layout_kernel, 1, 1, 0, stream, source.reach, true, progress.extents(),
+                progress.state());
+    const Sorter sorter(source, n, &progress.extents()->layout, wide, stream);
     const Scratch starts(sizeof(int64_t) * n);
     const Runs runs{output<int32_t>(rows),   output<int64_t>(inverse), output<int64_t>(first),
-                    output<int64_t>(counts), output<int64_t>(found),   starts.data<int64_t>()};
+                    output<int64_t>(counts), progress.found(0),        starts.data<int64_t>()};
     FL_LAUNCH(run_kernel, blocks_for(n + 1), kThreads, 0, stream, sorter.sorted(), runs);
     FL_LAUNCH(count_kernel, blocks_for(n), kThreads, 0, stream, runs, n);
-    return {rows, inverse, first, counts, found};
+    const Numbers found = progress.read();
+    if (found[0] == kTooWide) return unique(coords, columns, true);
+    const int64_t m = found[1];
+    return {head(rows, m), inverse, head(first, m), head(counts, m)};
   }
 
-  static LevelTensors reached(const Tensor& coords, const std::vector<Reach>& reaches,
-                              const Numbers& capacities, bool wide) {
+  static std::vector<Tensor> reached(const Tensor& coords, const std::vector<Reach>& reaches) {
     const DeviceGuard guard(coords.get_device_index());
     const Stream stream = current_stream(coords.get_device_index());
-    const int64_t levels = static_cast<int64_t>(reaches.size());
-    const int columns = static_cast<int>(coords.size(1));
-    int64_t room = 0;
-    for (int64_t capacity : capacities) room += capacity;
-    const Tensor out = new_empty(coords, {room, columns});
-    const Tensor found = new_empty(coords, {2 * levels + 1}, ScalarType::Long);
-    int64_t* numbers = output<int64_t>(found);
-    int64_t* state = numbers + 2 * levels;
-    const DeviceState device(coords, columns, levels, state, stream);
-    const int32_t* rows = input<int32_t>(coords);
-    int32_t* next = output<int32_t>(out);
-    int64_t most = coords.size(0), start = 0;
-    for (int64_t level = 0; level < levels; ++level) {
-      const Source source{reaches[level], rows, device.counts + level};
-      const int64_t n = most * source.reach.per_row;
-      if (!wide)
-        FL_LAUNCH(layout_kernel, 1, 1, 0, stream, source.reach, level == 0, device.extents, state);
-      const Sorter sorter(source, n, &device.extents->layout, wide, stream);
-      const Level result{start,           capacities[level],        next, device.counts + level + 1,
-                         numbers + level, numbers + levels + level, state};
-      FL_LAUNCH(level_kernel, blocks_for(n + 1), kThreads, 0, stream, sorter.sorted(), result);
-      rows = next;
-      most = capacities[level];
-      start += most;
-      next += most * columns;
+    const Numbers most = most_rows(coords.size(0), reaches);
+    Numbers room = guess_rows(coords.size(0), reaches);
+    for (bool wide = false;;) {
+      std::vector<Tensor> sets;
+      for (int64_t rows : room) sets.push_back(new_empty(coords, {rows, coords.size(1)}));
+      const Numbers found = make_levels(coords, reaches, sets, wide, stream);
+      for (std::size_t level = 0; level < sets.size(); ++level) {
+        const int64_t count = found[level + 1];
+        if (found[0] == kComplete) sets[level] = head(sets[level], count);
+        if (found[0] != kCut || count <= room[level]) continue;
+        STD_TORCH_CHECK(count <= kMostRows,
+                        "sparse_reached: expected sets of fewer than 2^31 rows, ", "got ", count);
+        room[level] = std::min(most[level], 2 * count);
+      }
+      if (found[0] == kComplete) return sets;
+      wide |= found[0] == kTooWide;
     }
-    return {out, found};
   }
 };
 

@@ -35,7 +35,6 @@ UniqueTensors unique_by_keys(const Tensor& coords, const Rows& rows, const Layou
   const Tensor inverse = new_empty(coords, {n}, ScalarType::Long);
   const Tensor first = new_empty(coords, {m}, ScalarType::Long);
   const Tensor counts = new_empty(coords, {m}, ScalarType::Long);
-  const Tensor found = new_empty(coords, {2}, ScalarType::Long);
   parallel_for(0, m, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
       unpack(layout, keys[starts[j]], output<int32_t>(unique) + j * rows.columns);
@@ -44,9 +43,7 @@ UniqueTensors unique_by_keys(const Tensor& coords, const Rows& rows, const Layou
       for (int64_t i = starts[j]; i < starts[j + 1]; ++i) output<int64_t>(inverse)[row_at(i)] = j;
     }
   });
-  output<int64_t>(found)[0] = m;
-  output<int64_t>(found)[1] = kComplete;
-  return {unique, inverse, first, counts, found};
+  return {unique, inverse, first, counts};
 }
 
 // Keys that came lately are left out: neighbours reach the same cells.
@@ -110,8 +107,9 @@ class Reacher {
   std::vector<Key<W>> sums_[kMostColumns];
 };
 
+// Distinct keys, ascending.
 template <int W>
-std::vector<int32_t> reached_by_keys(const Rows& rows, const Reach& reach, const Layout& layout) {
+std::vector<Key<W>> reached_keys(const Rows& rows, const Reach& reach, const Layout& layout) {
   const int64_t chunk = 4 * kRowGrain;
   std::vector<std::vector<Key<W>>> parts((rows.count + chunk - 1) / chunk);
   with_columns(rows.columns, [&](auto columns) {
@@ -128,24 +126,31 @@ std::vector<int32_t> reached_by_keys(const Rows& rows, const Reach& reach, const
   for (const auto& part : parts) keys.insert(keys.end(), part.begin(), part.end());
   const int64_t n = static_cast<int64_t>(keys.size());
   if (sorted_already(keys, n) == Sorted::no) sort_keys(keys, n);
-  std::vector<int32_t> out;
-  out.reserve(n * rows.columns);
-  for (int64_t i = 0; i < n; ++i) {
-    if (i > 0 && keys[i] == keys[i - 1]) continue;
-    out.resize(out.size() + rows.columns);
-    unpack(layout, keys[i], out.data() + out.size() - rows.columns);
-  }
-  return out;
+  keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
+  return keys;
 }
 
-std::vector<int32_t> reached_rows(const Rows& rows, const Reach& reach) {
+template <int W>
+Tensor unpack_all(const std::vector<Key<W>>& keys, const Layout& layout, const Tensor& like) {
+  const int64_t n = static_cast<int64_t>(keys.size());
+  const Tensor rows = new_empty(like, {n, layout.columns});
+  parallel_for(0, n, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      unpack(layout, keys[i], output<int32_t>(rows) + i * layout.columns);
+  });
+  return rows;
+}
+
+Tensor reached_rows(const Tensor& coords, const Reach& reach) {
+  const Rows rows = rows_of(coords, reach.columns);
   Bounds bounds = bounds_of(rows);
   for (int a = 0; a + 1 < rows.columns; ++a)
     reach.axes[a].bound(reach.to_fine, &bounds.low[a + 1], &bounds.high[a + 1]);
-  if (rows.count == 0 || bounds.empty(rows.columns)) return {};
+  if (rows.count == 0 || bounds.empty(rows.columns)) return new_empty(coords, {0, rows.columns});
   const Layout layout = make_layout(rows.columns, bounds);
-  return with_words(layout,
-                    [&](auto words) { return reached_by_keys<words()>(rows, reach, layout); });
+  return with_words(layout, [&](auto words) {
+    return unpack_all(reached_keys<words()>(rows, reach, layout), layout, coords);
+  });
 }
 
 struct CpuCoordinates {
@@ -156,34 +161,21 @@ struct CpuCoordinates {
     });
   }
 
-  static UniqueTensors unique(const Tensor& coords, int columns, bool) {
+  static UniqueTensors unique(const Tensor& coords, int columns) {
     const Rows rows = rows_of(coords, columns);
     const Layout layout = make_layout(columns, bounds_of(rows));
     return with_words(layout,
                       [&](auto words) { return unique_by_keys<words()>(coords, rows, layout); });
   }
 
-  static LevelTensors reached(const Tensor& coords, const std::vector<Reach>& reaches,
-                              const Numbers&, bool) {
-    const int64_t levels = static_cast<int64_t>(reaches.size());
-    const Tensor found = new_empty(coords, {2 * levels + 1}, ScalarType::Long);
-    int64_t* numbers = output<int64_t>(found);
-    numbers[2 * levels] = kComplete;
-    std::vector<std::vector<int32_t>> sets;
-    Rows rows = rows_of(coords, static_cast<int>(coords.size(1)));
-    int64_t total = 0;
-    for (int64_t level = 0; level < levels; ++level) {
-      sets.push_back(reached_rows(rows, reaches[level]));
-      rows = {sets.back().data(), static_cast<int64_t>(sets.back().size()) / rows.columns,
-              rows.columns};
-      numbers[level] = rows.count;
-      numbers[levels + level] = total;
-      total += rows.count;
+  static std::vector<Tensor> reached(const Tensor& coords, const std::vector<Reach>& reaches) {
+    std::vector<Tensor> sets;
+    Tensor from = coords;
+    for (const Reach& reach : reaches) {
+      sets.push_back(reached_rows(from, reach));
+      from = sets.back();
     }
-    const Tensor out = new_empty(coords, {total, coords.size(1)});
-    int32_t* next = output<int32_t>(out);
-    for (const auto& set : sets) next = std::copy(set.begin(), set.end(), next);
-    return {out, found};
+    return sets;
   }
 };
 

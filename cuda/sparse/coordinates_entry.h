@@ -73,17 +73,14 @@ inline int64_t tap_count(const Reach& reach) {
 
 // The levels' rules, in turn.
 inline std::vector<Reach> check_levels(const Numbers& taps, const Numbers& low, const Numbers& high,
-                                       const Numbers& capacities, bool to_fine, int columns,
-                                       const char* op) {
-  const std::size_t levels = capacities.size(), axes = columns - 1;
+                                       bool to_fine, int columns, const char* op) {
+  const std::size_t axes = columns - 1, levels = taps.size() / (4 * axes);
   STD_TORCH_CHECK(
       taps.size() == 4 * axes * levels && low.size() == axes * levels && high.size() == low.size(),
       op, ": taps, low, high: expected 4, 1 and 1 numbers an axis for ", levels, " levels of ",
       axes, " axes, got ", taps.size(), ", ", low.size(), " and ", high.size());
   std::vector<Reach> reaches;
   for (std::size_t level = 0; level < levels; ++level) {
-    STD_TORCH_CHECK(capacities[level] >= 0, op, ": capacities: expected 0 or more, got ",
-                    capacities[level]);
     Reach reach = make_reach(taps.data() + 4 * axes * level, columns, op);
     reach.to_fine = to_fine;
     for (std::size_t a = 0; a < axes; ++a) {
@@ -107,33 +104,24 @@ Tensor sparse_hash(Tensor coords) {
   return hashes;
 }
 
-// What an operator says of its own result: whether to ask again, with `wide` or with more room.
-enum State : int64_t { kComplete = 0, kTooWide = 1, kCut = 2 };
-
-// coords, inverse, first, counts, and what was found: how many are distinct, and the State. Lists
-// of distinct rows may be longer than that number.
-using UniqueTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+// coords, inverse, first, counts.
+using UniqueTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <typename Backend>
-UniqueTensors sparse_unique(Tensor coords, bool wide) {
+UniqueTensors sparse_unique(Tensor coords) {
   const int columns = check_coords(coords, "sparse_unique", "coords");
   make_dense(coords);
-  return Backend::unique(coords, columns, wide);
+  return Backend::unique(coords, columns);
 }
 
-// Rows of all levels one after another, and what was found: how many each level has, where each
-// begins, and the State. A level with more rows than its capacity is cut.
-using LevelTensors = std::tuple<Tensor, Tensor>;
-
 template <typename Backend>
-LevelTensors sparse_reached(Tensor coords, Numbers taps, bool to_fine, Numbers low, Numbers high,
-                            Numbers capacities, bool wide) {
+std::vector<Tensor> sparse_reached(Tensor coords, Numbers taps, bool to_fine, Numbers low,
+                                   Numbers high) {
   const char* op = "sparse_reached";
   const int columns = check_coords(coords, op, "coords");
-  const std::vector<Reach> reaches =
-      check_levels(taps, low, high, capacities, to_fine, columns, op);
+  const std::vector<Reach> reaches = check_levels(taps, low, high, to_fine, columns, op);
   make_dense(coords);
-  return Backend::reached(coords, reaches, capacities, wide);
+  return Backend::reached(coords, reaches);
 }
 
 }  // namespace fl::sparse

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/check.h"
 #include "core/sort_scan_cpu.h"
 #include "sparse/coordinates.h"
 
@@ -60,7 +61,7 @@ void widen(const Rows& rows, int64_t begin, int64_t end, int32_t* low, int32_t* 
 
 }  // namespace detail
 
-// Calls f.template operator()<C>() style through a tag, for the number of columns.
+// Calls f(integral_constant C) with the number of columns.
 template <typename F>
 auto with_columns(int columns, const F& f) {
   switch (columns) {
@@ -231,9 +232,11 @@ Sorted sorted_already(const std::vector<Key<W>>& keys, int64_t n) {
   return strictly ? Sorted::strictly : Sorted::yes;
 }
 
-// The positions of n keys in ascending order, equal ones as they stand. The keys follow.
+// Sorts the first n keys; returns where each of them stood, equal ones in turn.
 template <int W>
 std::vector<int32_t> sort_keys(std::vector<Key<W>>& keys, int64_t n) {
+  STD_TORCH_CHECK(n < int64_t{1} << 31,
+                  "sparse coordinates: expected fewer than 2^31 candidates, got ", n);
   std::vector<int32_t> order(n), next(n);
   std::vector<uint64_t> words(n), sorted(n);
   for (int64_t i = 0; i < n; ++i) order[i] = static_cast<int32_t>(i);
@@ -246,9 +249,8 @@ std::vector<int32_t> sort_keys(std::vector<Key<W>>& keys, int64_t n) {
     for (int64_t i = 0; i < n; ++i) keys[i].words[0] = sorted[i];
     return order;
   }
-  std::vector<Key<W>> moved(n + 1);
+  std::vector<Key<W>> moved(keys);
   for (int64_t i = 0; i < n; ++i) moved[i] = keys[order[i]];
-  moved[n] = Key<W>::last();
   std::swap(keys, moved);
   return order;
 }

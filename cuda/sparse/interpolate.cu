@@ -22,6 +22,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2) interpolate_kernel(InterpolateArgs<T>
   for (int64_t channel = static_cast<int64_t>(threadIdx.x) * V; channel < a.channels;
        channel += step) {
     Sum<T> sums[V] = {};
+    bool any = false;  // one row alone is copied, whatever its bits
     for (int64_t first = 0; first < a.taps; first += kEntriesAtOnce) {
       int64_t rows[kEntriesAtOnce];
       Sum<T> weights[kEntriesAtOnce];
@@ -41,7 +42,12 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2) interpolate_kernel(InterpolateArgs<T>
       for (int k = 0; k < kEntriesAtOnce; ++k) {
         if (rows[k] < 0) continue;
         FL_UNROLL
-        for (int v = 0; v < V; ++v) sums[v] += weights[k] * widen(packs[k].v[v]);
+        for (int v = 0; v < V; ++v) {
+          const Sum<T> value = widen(packs[k].v[v]);
+          const Sum<T> term = a.weights != nullptr ? weights[k] * value : value;
+          sums[v] = any ? sums[v] + term : term;
+        }
+        any = true;
       }
     }
     store_sums<V>(out + query * a.channels + channel, sums);

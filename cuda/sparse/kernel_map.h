@@ -31,7 +31,7 @@ struct SlotTable {
   FL_HD bool holds(uint64_t slot, uint64_t hash, const int32_t* row) const {
     if (slot >> 32 != hash >> 32) return false;
     const int64_t found = row_of_slot(slot);
-    if (found >= count) return false;
+    if (found < 0 || found >= count) return false;
     const int32_t* other = coords + found * columns;
     for (int c = 0; c < columns; ++c)
       if (other[c] != row[c]) return false;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Schemas of the sparse convolution operators. map_ops.py, conv_ops.py and pool_ops.py document
-// every argument.
+// Schemas of the sparse convolution operators. coordinate_ops.py, map_ops.py, conv_ops.py and
+// pool_ops.py document every argument.
 #include "core/registration.h"
 
 // Coordinates and kernel maps. `taps` are kernel size, stride, dilation and origin, one number an
@@ -10,11 +10,11 @@
 FL_LIBRARY_FRAGMENT(m) {
   m.def("sparse_hash(Tensor coords) -> Tensor");
   m.def(
-      "sparse_unique(Tensor coords, bool wide) "
-      "-> (Tensor coords, Tensor inverse, Tensor first, Tensor counts, Tensor found)");
+      "sparse_unique(Tensor coords) "
+      "-> (Tensor coords, Tensor inverse, Tensor first, Tensor counts)");
   m.def(
-      "sparse_reached(Tensor coords, int[] taps, bool to_fine, int[] low, int[] high, "
-      "int[] capacities, bool wide) -> (Tensor coords, Tensor found)");
+      "sparse_reached(Tensor coords, int[] taps, bool to_fine, int[] low, int[] high) -> "
+      "Tensor[]");
   m.def("sparse_index(Tensor coords) -> (Tensor slots, Tensor order, Tensor bounds)");
   m.def("sparse_slots(Tensor coords) -> Tensor");
   m.def("sparse_lookup(Tensor coords, Tensor slots, Tensor queries) -> Tensor");

@@ -40,8 +40,8 @@ FL_D void store_sums(T* p, const Sum<T>* sums) {
 struct RowShape {
   dim3 block;
 
-  RowShape(int64_t channels, int width) : block(1, kRowThreads) {
-    while (block.x * width < channels && block.x < 64) {
+  RowShape(int64_t channels, int width, unsigned most_columns = 64) : block(1, kRowThreads) {
+    while (block.x * width < channels && block.x < most_columns) {
       block.x *= 2;
       block.y /= 2;
     }

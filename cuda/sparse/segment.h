@@ -66,17 +66,17 @@ struct Segments {
 };
 
 // What a block holds of a long segment; empty if it holds none.
-struct Part {
+struct SegmentPart {
   int64_t segment;
   Range range;  // of places
   bool starts_here;
 };
 
 // `which` is 0 for the segment of the block's first place, 1 for one that begins behind it.
-FL_HD Part part_of_block(const Segments& s, int64_t block, int which) {
+FL_HD SegmentPart part_of_block(const Segments& s, int64_t block, int which) {
   const int64_t begin = block * kBlockRows;
   const int64_t end = begin + kBlockRows < s.n ? begin + kBlockRows : s.n;
-  const Part none{-1, {0, 0}, false};
+  const SegmentPart none{-1, {0, 0}, false};
   const int64_t segment = s.segment_of(which == 0 ? begin : end - 1);
   if (segment < 0 || segment >= s.n_segments) return none;
   const Range all = s.range(segment);
@@ -114,7 +114,7 @@ struct ReduceArgs {
   // The row of an item, or -1 if there is no such row.
   FL_HD int64_t row_of(int32_t item) const {
     const int64_t row = items_per_row == 1 ? item : item / items_per_row;
-    return row < n_rows ? row : -1;
+    return item >= 0 && row < n_rows ? row : -1;
   }
 };
 

@@ -31,14 +31,14 @@ class LongSegments {
     });
     parallel_for(0, n_parts_, 1024, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const Part part = part_of(i);
+        const SegmentPart part = part_of(i);
         if (part.starts_here) combine(part.segment);
       }
     });
   }
 
  private:
-  Part part_of(int64_t i) const {
+  SegmentPart part_of(int64_t i) const {
     return part_of_block(a_.segments, i / 2, static_cast<int>(i % 2));
   }
 

@@ -121,6 +121,7 @@ struct PartMemory {
   Sum<T>* sums;     // [n_parts, channels]
   int32_t* rows;    // the same, for max and min
   int64_t* counts;  // [n_parts]
+  int32_t* begun;   // [n_parts]: the long segment that begins with the part, or -1
   int64_t channels;
 
   FL_D void store(int64_t part, int64_t channel, const State& held) const {
@@ -150,7 +151,8 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2)
     part_kernel(ReduceArgs<T> a, PartMemory<kReduction, V, T> memory) {
   const int64_t i = this_row();
   if (i >= 2 * a.segments.n_blocks()) return;
-  const Part part = part_of_block(a.segments, i / 2, static_cast<int>(i % 2));
+  const SegmentPart part = part_of_block(a.segments, i / 2, static_cast<int>(i % 2));
+  if (threadIdx.x == 0) memory.begun[i] = part.starts_here ? static_cast<int>(part.segment) : -1;
   if (part.segment < 0) return;
   const int64_t step = static_cast<int64_t>(blockDim.x) * V;
   for (int64_t channel = static_cast<int64_t>(threadIdx.x) * V; channel < a.channels;
@@ -158,35 +160,38 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2)
     memory.store(i, channel, reduce_range<kReduction, V>(a, part.range, channel));
 }
 
-// A block a part: those that begin a long segment go on to join all of its parts. Each of
-// blockDim.y threads takes a run of them, and then the threads' results are joined in order.
+// Joins the parts of a long segment: each of blockDim.y threads a run of them, and then the
+// threads' results, in order.
 template <Reduction kReduction, int V, typename T>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 1)
+FL_D void join_parts(const ReduceArgs<T>& a, const PartMemory<kReduction, V, T>& memory,
+                     int64_t segment, int64_t channel, Held<kReduction, V, T>* states) {
+  const PartPlaces places(a.segments.range(segment));
+  const int64_t width = blockDim.x, splits = blockDim.y, split = threadIdx.y;
+  const bool inside = channel < a.channels;
+  Held<kReduction, V, T> held;
+  const int64_t begin = places.count() * split / splits;
+  const int64_t end = inside ? places.count() * (split + 1) / splits : begin;
+  for (int64_t k = begin; k < end; ++k) held.join(memory.load(places[k], channel));
+  states[split * width] = held;
+  for (int64_t distance = 1; distance < splits; distance *= 2) {
+    __syncthreads();
+    if (split % (2 * distance) == 0 && split + distance < splits)
+      states[split * width].join(states[(split + distance) * width]);
+  }
+  if (split == 0 && inside) states[0].store(a, segment, channel);
+  __syncthreads();
+}
+
+// Few parts begin a segment: a block looks through many. Columns of blocks share out the channels.
+template <Reduction kReduction, int V, typename T>
+FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2)
     join_kernel(ReduceArgs<T> a, PartMemory<kReduction, V, T> memory) {
   using State = Held<kReduction, V, T>;
   FL_SHARED(unsigned char, bytes, sizeof(State) * kRowThreads);
-  const int64_t i = blockIdx.x;
-  const Part part = part_of_block(a.segments, i / 2, static_cast<int>(i % 2));
-  if (!part.starts_here) return;
-  const PartPlaces places(a.segments.range(part.segment));
-  const int64_t width = blockDim.x, splits = blockDim.y, split = threadIdx.y;
   State* const states = reinterpret_cast<State*>(&bytes[0]) + threadIdx.x;
-  for (int64_t base = 0; base < a.channels; base += width * V) {
-    const int64_t channel = base + static_cast<int64_t>(threadIdx.x) * V;
-    const bool inside = channel < a.channels;
-    State held;
-    const int64_t begin = places.count() * split / splits;
-    const int64_t end = inside ? places.count() * (split + 1) / splits : begin;
-    for (int64_t k = begin; k < end; ++k) held.join(memory.load(places[k], channel));
-    states[split * width] = held;
-    for (int64_t distance = 1; distance < splits; distance *= 2) {
-      __syncthreads();
-      if (split % (2 * distance) == 0 && split + distance < splits)
-        states[split * width].join(states[(split + distance) * width]);
-    }
-    if (split == 0 && inside) states[0].store(a, part.segment, channel);
-    __syncthreads();
-  }
+  const int64_t column = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
+  for (int64_t i = blockIdx.x; i < 2 * a.segments.n_blocks(); i += gridDim.x)
+    if (memory.begun[i] >= 0) join_parts(a, memory, memory.begun[i], column * V, states);
 }
 
 template <Reduction kReduction, int V, typename T>
@@ -199,12 +204,19 @@ void reduce_segments(const ReduceArgs<T>& a, Stream stream) {
   const bool picks = a.picks();
   const Scratch sums(sizeof(Sum<T>) * n_parts * a.channels);
   const Scratch rows(sizeof(int32_t) * (picks ? n_parts * a.channels : 1));
-  const Scratch counts(sizeof(int64_t) * n_parts);
+  const Scratch counts(sizeof(int64_t) * n_parts), begun(sizeof(int32_t) * n_parts);
   const PartMemory<kReduction, V, T> memory{sums.data<Sum<T>>(), rows.data<int32_t>(),
-                                            counts.data<int64_t>(), a.channels};
+                                            counts.data<int64_t>(), begun.data<int32_t>(),
+                                            a.channels};
   FL_LAUNCH((part_kernel<kReduction, V, T>), shape.blocks(n_parts), shape.block, 0, stream, a,
             memory);
-  FL_LAUNCH((join_kernel<kReduction, V, T>), n_parts, shape.block, 0, stream, a, memory);
+  constexpr int64_t most_blocks = 512;
+  constexpr int columns = 4;
+  const RowShape narrow(a.channels, V, columns);
+  const int64_t per_block = static_cast<int64_t>(narrow.block.x) * V;
+  const dim3 grid(static_cast<unsigned>(n_parts < most_blocks ? n_parts : most_blocks),
+                  static_cast<unsigned>((a.channels + per_block - 1) / per_block));
+  FL_LAUNCH((join_kernel<kReduction, V, T>), grid, narrow.block, 0, stream, a, memory);
 }
 
 // Means are sums until they are stored.

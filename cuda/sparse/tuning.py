@@ -65,9 +65,10 @@ def default_schedule(n_out: int, n_taps: int) -> Schedule:
         n_taps: Taps of the kernel.
 
     Returns:
-        The implicit form; small tiles where large ones would leave multiprocessors idle.
+        The implicit form; small tiles where large ones would leave multiprocessors idle, and where
+        rows are so dense that large ones would multiply over a quarter of it for nothing.
     """
-    return Schedule("implicit", default_splits(n_taps), 128 if n_out >= 1 << 15 else 64)
+    return Schedule("implicit", default_splits(n_taps), 128 if n_out >= 1 << 16 else 64)
 
 
 def schedule(
@@ -149,13 +150,15 @@ def tune(
     return best
 
 
-def padded_pairs(kernel_map: KernelMap, tile_rows: int = 128, splits: int | None = None) -> int:
+def padded_pairs(
+    kernel_map: KernelMap, tile_rows: int | None = None, splits: int | None = None
+) -> int:
     """What an implicit convolution multiplies, in pairs: each tile all of the taps of its rows.
 
     Args:
         kernel_map: The map, on any device.
-        tile_rows: 64 or 128.
-        splits: In how many runs the taps are sorted apart; default: as `default_splits`.
+        tile_rows: 64 or 128; default: as `default_schedule`.
+        splits: In how many runs the taps are sorted apart; default: as `default_schedule`.
 
     Returns:
         Pairs; at least ``kernel_map.n_pairs``, which is the work that has to be done.
@@ -165,7 +168,9 @@ def padded_pairs(kernel_map: KernelMap, tile_rows: int = 128, splits: int | None
         >>> padded_pairs(KernelMap.from_table(line, n_in=3), tile_rows=64)
         192
     """
-    splits = default_splits(kernel_map.n_taps) if splits is None else splits
+    default = default_schedule(kernel_map.n_out, kernel_map.n_taps)
+    splits = default.splits if splits is None else splits
+    tile_rows = default.tile_rows if tile_rows is None else tile_rows
     masks = kernel_map.plan(splits, tile_rows).tile_masks
     bits = torch.arange(_MOST_SPLIT_TAPS, dtype=torch.int32, device=masks.device)
     return int((masks[..., None] >> bits & 1).sum()) * tile_rows

@@ -8,12 +8,17 @@ import importlib
 import pkgutil
 
 import fieldline.engine.sparse
+import fieldline.engine.sparse.functional
 import fieldline.engine.sparse.nn
 import pytest
 import torch
 from fieldline.engine.sparse import SparseTensor
 
-PACKAGES = (fieldline.engine.sparse, fieldline.engine.sparse.nn)
+PACKAGES = (
+    fieldline.engine.sparse,
+    fieldline.engine.sparse.functional,
+    fieldline.engine.sparse.nn,
+)
 MODULES = [
     module.name
     for package in PACKAGES

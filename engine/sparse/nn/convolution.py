@@ -17,7 +17,7 @@ from ....cuda.sparse.conv_ops import Activation
 from .. import cache
 from ..arguments import Ints, ints
 from ..cache import Recipe
-from ..functional import convolve
+from ..functional.convolution import convolve
 from ..tensor import SparseTensor
 
 

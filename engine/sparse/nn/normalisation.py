@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..functional import group_norm
+from ..functional.normalisation import group_norm
 from ..tensor import SparseTensor
 
 

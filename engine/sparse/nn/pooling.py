@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..arguments import Ints
-from ..functional import GlobalMode, PoolMode, global_pool, pool, pool_recipe, upsample
+from ..functional.pooling import GlobalMode, PoolMode, global_pool, pool, pool_recipe, upsample
 from ..tensor import SparseTensor
 
 

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Normalisation over the rows of each batch item, without a loop over the items."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ....cuda.sparse import pool_ops
+from ..tensor import SparseTensor
+
+
+def group_norm(
+    x: SparseTensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> SparseTensor:
+    """Normalises each batch item over its rows and the channels of a group.
+
+    Args:
+        x: The input.
+        groups: How many; the channels are a multiple of it.
+        weight: [C], multiplied afterwards.
+        bias: [C], added after that.
+        eps: Added to the variance.
+
+    Returns:
+        The output; statistics of float16 and bfloat16 are taken in float32.
+
+    Raises:
+        ValueError: The channels are no multiple of the groups.
+
+    Source:
+        Wu, He, Group Normalization, ECCV 2018.
+
+    Example:
+        >>> x = SparseTensor(torch.tensor([[0, 0], [0, 1]], dtype=torch.int32), torch.eye(2))
+        >>> group_norm(x, 1).feats.round(decimals=2)
+        tensor([[ 1., -1.],
+                [-1.,  1.]])
+    """
+    if groups < 1 or x.channels % groups:
+        raise ValueError(
+            f"group_norm: groups: expected a divisor of the {x.channels} channels, got {groups}"
+        )
+    feats = x.feats
+    if feats.dtype in (torch.float16, torch.bfloat16):
+        feats = feats.float()
+
+    def mean_of_items(values: Tensor) -> Tensor:
+        """[N, C] to the mean of each item's group, on each of its rows."""
+        wide = values.unflatten(1, (groups, -1))
+        means = pool_ops.sparse_segment_reduce(wide.mean(2), x.level.segments, mode="mean")
+        back = pool_ops.sparse_gather(means, x.level.items)
+        return back[:, :, None].expand_as(wide).flatten(1)
+
+    centred = feats - mean_of_items(feats)
+    out = centred * torch.rsqrt(mean_of_items(centred * centred) + eps)
+    if weight is not None:
+        out = out * weight
+    if bias is not None:
+        out = out + bias
+    return x.replace(out.to(x.dtype))
+
+
+def instance_norm(
+    x: SparseTensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> SparseTensor:
+    """Normalises each channel of each batch item over its rows.
+
+    Args:
+        x: The input.
+        weight: [C], multiplied afterwards.
+        bias: [C], added after that.
+        eps: Added to the variance.
+
+    Returns:
+        The output.
+
+    Source:
+        Ulyanov, Vedaldi, Lempitsky, Instance Normalization, arXiv 1607.08022.
+
+    Example:
+        >>> x = SparseTensor(torch.tensor([[0, 0], [0, 1]], dtype=torch.int32), torch.eye(2))
+        >>> instance_norm(x).feats.round(decimals=2)
+        tensor([[ 1., -1.],
+                [-1.,  1.]])
+    """
+    return group_norm(x, x.channels, weight, bias, eps)
