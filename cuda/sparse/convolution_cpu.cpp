@@ -132,6 +132,12 @@ class BlockedPairs {
   std::vector<int64_t> cursors_;
 };
 
+// Chosen once, as the instruction set is.
+ConvolvePairs* pairs_kernel() {
+  static ConvolvePairs* const chosen = FL_ISA_SELECT(pair_convolution)();
+  return chosen;
+}
+
 // E is what is multiplied at once: one number, or a pair of bfloat16.
 template <typename T, typename E = Sum<T>>
 class Convolution {
@@ -192,12 +198,10 @@ class Convolution {
   }
 
   static void convolve(const BlockArgs<A, E>& block) {
-    if constexpr (kPairs) {
-      static ConvolvePairs* const chosen = FL_ISA_SELECT(pair_convolution)();
-      chosen(block);
-    } else {
+    if constexpr (kPairs)
+      pairs_kernel()(block);
+    else
       FL_ISA_SELECT(convolve_block<A>)(block);
-    }
   }
 
   bool in_place() const {
@@ -311,9 +315,9 @@ class WeightGradient {
 
 struct CpuConvolution {
   static void forward(const ConvolutionInput& in, const Tensor& out) {
-    const bool even = in.weight.size(1) % 2 == 0;
-    if (in.features.scalar_type() == ScalarType::BFloat16 && even)
-      return Convolution<BFloat16, BFloat16Pair>(in, out).run();
+    const bool in_pairs = in.features.scalar_type() == ScalarType::BFloat16 &&
+                          in.weight.size(1) % 2 == 0 && pairs_kernel() != nullptr;
+    if (in_pairs) return Convolution<BFloat16, BFloat16Pair>(in, out).run();
     dispatch_element(in.features, [&](auto t) { Convolution<decltype(t)>(in, out).run(); });
   }
 

@@ -3,6 +3,7 @@
 // Convolution of a block of rows, what becomes of its sums, and the gradient of weights.
 #include "sparse/convolution_simd.h"
 
+#include <cstdlib>
 #include <cstring>
 
 #include "sparse/convolution_tiles.h"
@@ -205,7 +206,9 @@ ConvolvePairs* pair_convolution() {
 #if defined(FL_BF16_PRODUCTS)
   if (has_bf16_products()) return convolve_block_by_bf16_products;
 #endif
-  return multiply_block<float, BFloat16Pair>;
+  const char* asked = std::getenv("FIELDLINE_BF16");
+  return asked != nullptr && std::strcmp(asked, "pairs") == 0 ? multiply_block<float, BFloat16Pair>
+                                                              : nullptr;
 }
 
 template <typename T>

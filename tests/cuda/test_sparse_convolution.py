@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 import doctest
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sparse_convolution_reference as reference
 import torch
+from fieldline.cuda import library
 from fieldline.cuda.sparse import conv_ops, kernel_map
 from fieldline.cuda.sparse.conv_ops import sparse_convolution
 from fieldline.cuda.sparse.kernel_map import KernelMap
-from op_harness import Case, Error, Inputs, parametrize
+from op_harness import Case, Error, Inputs, assert_near, parametrize
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
@@ -293,6 +299,55 @@ def test_compiles_over_a_map_made_outside() -> None:
         for known in (made, fresh):
             found = torch.autograd.grad(compiled(x, w, known).square().sum(), (x, w))
             assert all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
+LEVELS = """
+import sys
+import torch
+from safetensors.torch import load_file, save_file
+from fieldline.cuda.sparse.conv_ops import sparse_convolution
+from fieldline.cuda.sparse.kernel_map import KernelMap
+
+given = load_file(sys.argv[1])
+saved = {}
+for name in {key.split(".")[0] for key in given}:
+    x, w, table = (given[f"{name}.{part}"] for part in ("features", "weight", "table"))
+    made = KernelMap.from_table(table, x.shape[0], symmetric=True)
+    leaves = [t.requires_grad_() for t in (x, w)]
+    out = sparse_convolution(*leaves, made, activation="leaky_relu")
+    gradients = torch.autograd.grad(out.double().square().sum(), leaves)
+    parts = zip(("out", "features", "weight"), (out.detach(), *gradients))
+    saved |= {f"{name}.{part}": value for part, value in parts}
+save_file(saved, sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(("number", "level"), enumerate(["baseline", "avx2", "avx512"]))
+def test_every_instruction_set(number: int, level: str, tmp_path: Path) -> None:
+    """bfloat16 goes by pairs of channels, whether the CPU multiplies pairs or not."""
+    if library.ops().core_isa() < number:
+        pytest.skip(f"this machine has no {level}")
+    generator = torch.Generator().manual_seed(6)
+    given, expected = {}, {}
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        for channels, groups in (((64, 64), 1), ((20, 41), 1), ((12, 24), 3), ((17, 17), 17)):
+            inputs = some(generator, channels, n=200, size=(7, 7, 7), groups=groups)
+            name = f"{dtype}-{channels[0]}-{channels[1]}".replace("torch.", "")
+            x, w = (inputs[k].to(dtype) for k in ("features", "weight"))
+            given |= {f"{name}.features": x, f"{name}.weight": w, f"{name}.table": inputs["table"]}
+            leaves = [t.double().requires_grad_() for t in (x, w)]
+            out = reference.convolution(*leaves, inputs["table"], activation="leaky_relu")
+            gradients = torch.autograd.grad(out.square().sum(), leaves)
+            expected |= {f"{name}.out": out.detach()}
+            expected |= {f"{name}.{k}": g for k, g in zip(("features", "weight"), gradients)}
+    source, target = tmp_path / "given.safetensors", tmp_path / "found.safetensors"
+    save_file(given, source)
+    environment = {**os.environ, "FIELDLINE_ISA": level, "FIELDLINE_BF16": "pairs"}
+    command = [sys.executable, "-P", "-c", LEVELS, str(source), str(target)]
+    subprocess.run(command, env=environment, check=True, timeout=300)
+    for name, value in load_file(target).items():
+        tolerance = {"float32": 1e-5, "float64": 1e-12, "float16": 3e-3, "bfloat16": 2e-2}
+        assert_near(name, value.double(), expected[name], tolerance[name.split("-")[0]])
 
 
 @pytest.mark.parametrize("module", [kernel_map, conv_ops])
