@@ -111,7 +111,8 @@ def _near_points(
 
 def _float32(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.ascontiguousarray(values, np.float32)
+        # Always a copy: arrays over a file's bytes cannot be written to.
+        return np.array(values, np.float32, order="C")
 
 
 def _in_units(columns: Columns) -> Columns:
@@ -120,8 +121,8 @@ def _in_units(columns: Columns) -> Columns:
     if not colors:
         return columns
     if all(color.dtype.kind == "u" and color.dtype.itemsize <= 2 for color in colors):
-        scale = 65535.0 if any(color.size and color.max() > 255 for color in colors) else 255.0
+        scale = 65535.0 if any((color > 255).any() for color in colors) else 255.0
     else:
-        scale = 255.0 if any(color.size and np.nanmax(color) > 1 for color in colors) else 1.0
+        scale = 255.0 if any((color > 1).any() for color in colors) else 1.0
     scaled = {name: columns[name] / scale for name in ("red", "green", "blue") if name in columns}
     return columns | scaled

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -126,7 +126,7 @@ class LidarFrame:
             colors = (self.features(("red", "green", "blue")) * 255).round().clamp(0, 255).byte()
         return PointCloud(self.points, colors)
 
-    def _each(self, change) -> LidarFrame:
+    def _each(self, change: Callable[[Tensor], Tensor]) -> LidarFrame:
         return replace(
             self,
             points=change(self.points),

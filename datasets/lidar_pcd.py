@@ -98,8 +98,8 @@ def _row_type(path: Path, header: dict[str, list[str]]) -> np.dtype:
     for i, (name, size, kind, count) in enumerate(zip(names, *words.values())):
         if size not in map(str, _TYPES.get(kind, ())):
             raise FileFormatError(path, f"field {name}", "F4, F8, I1 to I8, U1 to U8", kind + size)
-        if not (count.isdecimal() and 1 <= len(count) <= 4):
-            raise FileFormatError(path, f"COUNT of {name}", "0 to 9999", count[:40])
+        if not (count.isdecimal() and 1 <= len(count) <= 4 and int(count)):
+            raise FileFormatError(path, f"COUNT of {name}", "1 to 9999", count[:40])
         # PCL calls padding "_", as often as it needs it.
         key = name if name != "_" and name not in fields else f"_{i}"
         fields[key] = (f"<{_KINDS[kind]}{size}", int(count))
@@ -140,9 +140,9 @@ def _compressed(path: Path, file: BinaryIO, row: np.dtype, n: int, left: int) ->
     data = _decompress(path, file.read(packed), unpacked)
     columns, at = {}, 0
     for name in row.names or ():
-        values = row[name].shape[0] * n
-        columns[name] = np.frombuffer(data, row[name].base, values, at).reshape(n, -1)
-        at += values * row[name].base.itemsize
+        count, base = row[name].shape[0], row[name].base
+        columns[name] = np.frombuffer(data, base, count * n, at).reshape(n, count)
+        at += count * n * base.itemsize
     return columns
 
 

@@ -33,9 +33,9 @@ PIXELS = 560
 def main(
     path: str = "",
     output: str = "segmented",
-    voxel_size: float = 0.1,
-    steps: int = 80,
-    learning_rate: float = 1e-2,
+    voxel_size: float = 0.2,
+    steps: int = 100,
+    learning_rate: float = 1.5e-2,
     device: str = "cpu",
 ) -> float:
     """Trains, writes the pictures, and returns the share of points that get their label."""

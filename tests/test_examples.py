@@ -7,6 +7,9 @@ import json
 import runpy
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 import fieldline as fl
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -64,3 +67,16 @@ def test_radiance_field(data_dir: Path, tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "figures.json").read_text())
     assert saved["steps"] == 100
     assert saved["refined_masks"]["occ_thre"] in (*module["REFINED_THRESHOLDS"], None)
+
+
+def test_segment_lidar(tmp_path: Path) -> None:
+    """A coarse street, written as SemanticKITTI writes it, and a few steps."""
+    frame = fl.datasets.synthetic.street(16, 256)
+    frame.features().numpy().tofile(tmp_path / "000000.bin")
+    ids = [10, 11, 15, 18, 20, 30, 31, 32, 40, 44, 48, 49, 50, 51, 70, 71, 72, 80, 81]
+    np.array(ids, np.uint32)[frame.labels].tofile(tmp_path / "000000.label")
+    main = runpy.run_path(str(EXAMPLES / "segment_lidar.py"))["main"]
+    found = main(str(tmp_path / "000000.bin"), str(tmp_path / "out"), voxel_size=0.4, steps=12)
+    assert found > 0.6
+    assert len(fl.load(tmp_path / "out.ply")) == len(frame)
+    assert Image.open(tmp_path / "out.png").size == (3 * 560, 560)

@@ -100,6 +100,7 @@ class KernelMap:
         self._origin: weakref.ref[KernelMap] | None = None
         self._plans: dict[tuple[int, int], Plan] = {}
         self._pair_places: Tensor | None = None
+        self._operands: dict[tuple[str | int | bool, ...], MapOperands] = {}
 
     @classmethod
     def from_table(cls, table: Tensor, n_in: int, symmetric: bool = False) -> KernelMap:
@@ -261,12 +262,16 @@ class KernelMap:
         Returns:
             The forms of that mode, and tensors without elements for the others.
         """
-        rows = self._tensors()[0].new_empty(0)
-        table = rows.reshape(0, 0)
-        if mode == "table":
-            none = rows.new_empty(0, dtype=torch.int64)
-            return MapOperands(rows, rows, none, self.table, rows, rows)
-        return MapOperands(*self.pairs, table, rows, rows)
+        found = self._operands.get((mode,))
+        if found is None:
+            rows = self._tensors()[0].new_empty(0)
+            if mode == "table":
+                none = rows.new_empty(0, dtype=torch.int64)
+                found = MapOperands(rows, rows, none, self.table, rows, rows)
+            else:
+                found = MapOperands(*self.pairs, rows.reshape(0, 0), rows, rows)
+            self._operands[mode,] = found
+        return found
 
     def plan(self, splits: int, tile_rows: int) -> Plan:
         """The order in which implicit GEMM takes the output rows.
@@ -308,6 +313,15 @@ class KernelMap:
         """
         if form == "table":
             return self.operands("table")
+        key = form, splits, tile_rows, with_pairs
+        found = self._operands.get(key)
+        if found is None:
+            found = self._operands[key] = self._gpu_operands(*key)
+        return found
+
+    def _gpu_operands(
+        self, form: str, splits: int, tile_rows: int, with_pairs: bool
+    ) -> MapOperands:
         empty = self.operands("table")
         if form == "grouped":
             return MapOperands(*self.pairs, self.pair_places, empty.order, empty.tile_masks)

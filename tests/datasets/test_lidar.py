@@ -253,6 +253,21 @@ def test_pcd(tmp_path: Path, coding: str) -> None:
     assert set(frame.channels) == {"red", "green", "blue"}
 
 
+@pytest.mark.parametrize("coding", ["binary", "binary_compressed"])
+def test_pcd_of_nothing(tmp_path: Path, coding: str) -> None:
+    (tmp_path / "a.pcd").write_bytes(pcd(coding, table(0), np.zeros((0, 2), np.uint16)))
+    assert len(load_point_cloud(tmp_path / "a.pcd")) == 0
+
+
+def test_frames_own_their_memory(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", xyz=table(4)[:, :3], intensity=np.ones(4, np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frame = load_point_cloud(tmp_path / "a.npz")
+    frame.channels["intensity"] += 1
+    assert frame.channels["intensity"].tolist() == [2.0] * 4
+
+
 def test_pcd_ascii_with_holes(tmp_path: Path) -> None:
     text = (
         "VERSION .7\nFIELDS x y z intensity\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\n"
