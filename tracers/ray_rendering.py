@@ -26,6 +26,8 @@ Field = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 # Samples a ray in the first rounds, and in later ones: most rays end within a surface, soon after
 # they met it, and what they are asked beyond is wasted; a round costs a handful of small kernels.
 _ROUNDS = (8, 8, 16, 16, 32)
+# A GPU takes as long for fewer samples than these: a round of few rays takes more of each.
+_ROUND_ON_GPU = 1 << 19
 
 
 class RayRender(NamedTuple):
@@ -169,6 +171,8 @@ class _Tracer:
         rounds = 0
         while len(live):
             longest = _ROUNDS[min(rounds, len(_ROUNDS) - 1)]
+            if live.is_cuda:
+                longest = max(longest, _ROUND_ON_GPU // len(live))
             rounds += 1
             each = min(max(1, self.budget // len(live)), longest)
             counts = left[live].clamp_max(each)
