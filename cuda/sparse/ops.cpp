@@ -40,7 +40,8 @@ FL_LIBRARY_FRAGMENT(m) {
 FL_LIBRARY_FRAGMENT(m) {
   m.def(
       "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor? residual, "
-      "int activation, float slope, bool allow_tf32, int n_out, Tensor in_rows, Tensor out_rows, Tensor starts, "
+      "int activation, float slope, bool allow_tf32, int n_out, Tensor in_rows, Tensor out_rows, "
+      "Tensor starts, "
       "Tensor table, Tensor order, Tensor tile_masks, Tensor reverse_in_rows, "
       "Tensor reverse_out_rows, Tensor reverse_starts, Tensor reverse_table, Tensor reverse_order, "
       "Tensor reverse_tile_masks, bool symmetric) -> Tensor");
