@@ -305,7 +305,8 @@ def _sgbm(left: np.ndarray, right: np.ndarray, lowest: int, count: int) -> Tenso
     # Both images as wide as the wider, so that the matcher accepts them.
     width = max(left.shape[1], right.shape[1])
     left, right = (
-        np.pad(image, ((0, 0), (0, int(width - image.shape[1])))) for image in (left, right)
+        cv2.copyMakeBorder(image, 0, 0, 0, width - image.shape[1], cv2.BORDER_CONSTANT)
+        for image in (left, right)
     )
     matcher = cv2.StereoSGBM_create(
         minDisparity=lowest,

@@ -185,10 +185,9 @@ def _stack_rows(rows: list[np.ndarray]) -> np.ndarray:
     width = max(row.shape[1] for row in rows)
     parts = []
     for row in rows:
-        missing = int(width - row.shape[1])
-        parts.append(
-            np.pad(row, ((0, _GAP), (0, missing), (0, 0)), "constant", constant_values=255)
-        )
+        part = np.full((row.shape[0] + _GAP, width, row.shape[2]), 255, row.dtype)
+        part[: row.shape[0], : row.shape[1]] = row
+        parts.append(part)
     return np.concatenate(parts)[:-_GAP]
 
 
