@@ -203,12 +203,13 @@ void convolve_block(const BlockArgs<A>& a) {
 }
 
 ConvolvePairs* pair_convolution() {
+  const char* wish = std::getenv("FIELDLINE_BF16");
+  const bool asked = wish != nullptr && std::strcmp(wish, "pairs") == 0;
 #if defined(FL_BF16_PRODUCTS)
-  if (has_bf16_products()) return convolve_block_by_bf16_products;
+  if (has_bf16_products() && (asked || fast_bf16_products()))
+    return convolve_block_by_bf16_products;
 #endif
-  const char* asked = std::getenv("FIELDLINE_BF16");
-  return asked != nullptr && std::strcmp(asked, "pairs") == 0 ? multiply_block<float, BFloat16Pair>
-                                                              : nullptr;
+  return asked ? multiply_block<float, BFloat16Pair> : nullptr;
 }
 
 template <typename T>

@@ -92,9 +92,9 @@ FL_ISA_DECLARE(template <typename T>
 FL_ISA_DECLARE(void pack_weight_pairs(const sparse::BFloat16* weight, sparse::Channels pairs,
                                       sparse::BFloat16Pair* packed))
 FL_ISA_DECLARE(template <typename A> void convolve_block(const sparse::BlockArgs<A>& args))
-// As convolve_block, for a CPU that multiplies pairs of bfloat16 in one instruction; null
-// elsewhere, where widening the features first is faster. FIELDLINE_BF16=pairs takes a plain twin
-// of it there, so that any machine can test all but the instruction.
+// As convolve_block, for a CPU that multiplies pairs of bfloat16 in one instruction, and fast; null
+// elsewhere, where widening the features first is faster. FIELDLINE_BF16=pairs takes it wherever it
+// runs, or else a plain twin, so that any machine can test all but the instruction.
 using ConvolvePairs = void(const sparse::BlockArgs<float, sparse::BFloat16Pair>& args);
 FL_ISA_DECLARE(ConvolvePairs* pair_convolution())
 FL_ISA_DECLARE(template <typename T> void finish_block(const sparse::EpilogueArgs<T>& args))
@@ -104,6 +104,7 @@ FL_ISA_DECLARE(template <typename T> void widen_all(const T* from, int64_t n, fl
 #if defined(FL_BF16_PRODUCTS)
 namespace FL_ISA {
 bool has_bf16_products();
+bool fast_bf16_products();
 ConvolvePairs convolve_block_by_bf16_products;
 }  // namespace FL_ISA
 #endif

@@ -135,7 +135,10 @@ FL_SIMD void multiply_rows(const E* const* rows, int64_t from, int64_t depth,
   Vector<A> sum[kCount][kTile] = {};
   const E* row[kCount];
 #pragma GCC unroll 16
-  for (int r = 0; r < kCount; ++r) row[r] = rows[r] + from;
+  for (int r = 0; r < kCount; ++r) {
+    row[r] = rows[r] + from;
+    __builtin_prefetch(sums[r] + column, 1, 3);
+  }
 // The end of a loop of few turns is foreseen.
 #pragma GCC unroll 4
   for (int64_t k = 0; k < depth; ++k) {
