@@ -126,7 +126,8 @@ FL_D Tile<T> find_tile(const GemmArgs<T>& a, int64_t index) {
   }
   const int slot = static_cast<int>(blockIdx.z), last = finishing_split(a);
   const int split = a.finishes ? last : slot < last ? slot : slot + 1;
-  tile.place = index * kRows;
+  // Masks ascend: the tiles with the most taps come first, lest the last blocks be the longest.
+  tile.place = ((a.n_out + kRows - 1) / kRows - 1 - index) * kRows;
   const int64_t tiles = (a.n_out + a.tile_rows - 1) / a.tile_rows, left = a.n_out - tile.place;
   tile.count = static_cast<int>(left < kRows ? left : kRows);
   tile.first_tap = split * a.split_taps;
