@@ -152,7 +152,7 @@ def test_schedules_agree(
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "channels",
-    [(1, 1), (4, 32), (8, 8), (3, 64), (96, 96), (40, 136), (64, 200), (520, 16)],
+    [(1, 1), (4, 32), (12, 72), (8, 8), (3, 64), (96, 96), (40, 136), (64, 200), (520, 16)],
     ids=lambda c: f"{c[0]}-{c[1]}",
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
@@ -171,16 +171,18 @@ def test_channels(backend: str, channels: tuple[int, int], dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("channels", [(20, 36), (18, 36), (48, 100)], ids=str)
 @pytest.mark.parametrize("chosen", [SCHEDULES[4], SCHEDULES[5], SCHEDULES[6]], ids=str)
 def test_tf32_is_used_where_torch_allows_it(
     backend: str,
+    channels: tuple[int, int],
     chosen: Schedule,
     scheduled: Callable[[Schedule], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scheduled(chosen)
     table = a_table(100)
-    inputs = inputs_of(table, (20, 36), torch.float32)
+    inputs = inputs_of(table, channels, torch.float32)
     wide = {name: value.double() for name, value in inputs.items()}
     n_in = len(inputs["features"])
     expected = results(KernelMap.from_table(table, n_in), wide)
