@@ -198,31 +198,70 @@ FL_D void store_partial(S* to, const S* sums) {
   }
 }
 
-// Sums of a tile lie in shared memory, a row every `stride`; the block writes them, V at once.
+// For each row of a tile: the output row, and where the other splits, one after another, left its
+// partial sums; -1 for nothing.
+template <int kRows, int kThreads, typename T>
+FL_D void list_places(const GemmArgs<T>& a, const Tile<T>& tile, int32_t* places) {
+  const int last = finishing_split(a);
+  for (int r = static_cast<int>(threadIdx.x); r < kRows; r += kThreads) {
+    const int32_t found = r < tile.count ? a.order[last * a.n_out + tile.place + r] : int32_t{-1};
+    const int32_t row = found < a.n_out ? found : -1;
+    places[r] = row;
+    for (int slot = 0; slot < a.splits - 1; ++slot) {
+      const int split = slot < last ? slot : slot + 1;
+      const int32_t place = row >= 0 ? a.order[(a.splits + split) * a.n_out + row] : int32_t{-1};
+      places[(slot + 1) * kRows + r] = place < a.n_out ? place : -1;
+    }
+  }
+}
+
+// How many ints a block of tiles keeps for list_rows and list_places.
+template <typename T>
+std::size_t listed_rows(const GemmArgs<T>& a, int tile_rows) {
+  return static_cast<std::size_t>(a.split_taps + (a.finishes ? a.splits : 0)) * tile_rows;
+}
+
+// Sums of a tile lie in shared memory, a row every `stride`; the block writes them, V at once. A
+// thread reads what several of its runs need before it writes any.
 template <int V, int kRows, int kColumns, int kThreads, typename T>
 FL_D void store_tile(const GemmArgs<T>& a, const Tile<T>& tile, int column0,
-                     const Sum<T>* tile_sums, int stride) {
-  constexpr int kRuns = kColumns / V;
-  for (int item = static_cast<int>(threadIdx.x); item < kRows * kRuns; item += kThreads) {
-    const int r = item / kRuns, c = item % kRuns * V, column = column0 + c;
-    if (r >= tile.count || column >= a.channels_out) continue;
-    Sum<T> sums[V];
+                     const Sum<T>* tile_sums, int stride, const int32_t* places) {
+  constexpr int kRuns = kColumns / V, kItems = kRows * kRuns / kThreads;
+  constexpr int kTogether = kItems % 4 == 0 ? 4 : kItems % 2 == 0 ? 2 : 1;
+  static_assert(kRows * kRuns % kThreads == 0);
+  for (int first = 0; first < kItems; first += kTogether) {
+    Sum<T> sums[kTogether][V];
+    int rows[kTogether], columns[kTogether];
     FL_UNROLL
-    for (int k = 0; k < V; ++k) sums[k] = tile_sums[r * stride + c + k];
+    for (int i = 0; i < kTogether; ++i) {
+      const int item = static_cast<int>(threadIdx.x) + (first + i) * kThreads;
+      const int c = item % kRuns * V;
+      rows[i] = item / kRuns, columns[i] = column0 + c;
+      if (rows[i] >= tile.count || columns[i] >= a.channels_out) rows[i] = -1;
+      FL_UNROLL
+      for (int k = 0; k < V; ++k) sums[i][k] = tile_sums[item / kRuns * stride + c + k];
+    }
     if (!a.finishes) {
-      store_partial<V>(tile.partial + static_cast<int64_t>(r) * a.channels_out + column, sums);
+      FL_UNROLL
+      for (int i = 0; i < kTogether; ++i)
+        if (rows[i] >= 0)
+          store_partial<V>(
+              tile.partial + static_cast<int64_t>(rows[i]) * a.channels_out + columns[i], sums[i]);
       continue;
     }
-    const int last = finishing_split(a);
-    const int64_t row = a.order[last * a.n_out + tile.place + r];
-    if (row < 0 || row >= a.n_out) continue;
-    for (int split = 0; split < a.splits; ++split) {
-      const int slot = split < last ? split : split - 1;
-      const int64_t place = split == last ? -1 : a.order[(a.splits + split) * a.n_out + row];
-      if (place >= 0 && place < a.n_out)
-        add_pack<V>(sums, a.partial + (slot * a.n_out + place) * a.channels_out + column);
+    for (int slot = 0; slot < a.splits - 1; ++slot) {
+      FL_UNROLL
+      for (int i = 0; i < kTogether; ++i) {
+        const int64_t place = rows[i] >= 0 ? places[(slot + 1) * kRows + rows[i]] : -1;
+        if (place >= 0)
+          add_pack<V>(sums[i], a.partial + (slot * a.n_out + place) * a.channels_out + columns[i]);
+      }
     }
-    finish_row<V>(a.epilogue, row, column, sums);
+    FL_UNROLL
+    for (int i = 0; i < kTogether; ++i) {
+      const int64_t row = rows[i] >= 0 ? places[rows[i]] : -1;
+      if (row >= 0) finish_row<V>(a.epilogue, row, columns[i], sums[i]);
+    }
   }
 }
 

@@ -70,7 +70,7 @@ class GemmLauncher {
     using Shape = PlainGemm<T>;
     const int column_tiles = (a.channels_out + Shape::kColumns - 1) / Shape::kColumns;
     FL_LAUNCH((plain_gemm_kernel<T>), grid.extent(a, Shape::kRows, column_tiles), Shape::kThreads,
-              Shape::shared_bytes(a.split_taps), stream_, a, column_tiles);
+              Shape::shared_bytes(a), stream_, a, column_tiles);
   }
 
   Stream stream_;

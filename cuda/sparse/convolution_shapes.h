@@ -13,7 +13,7 @@ void launch_shape(const GemmArgs<T>& a, const GemmGrid& grid, Stream stream) {
   using Shape = TensorGemm<T, kRows, kColumns>;
   const int column_tiles = (a.channels_out + kColumns - 1) / kColumns;
   FL_LAUNCH((tensor_gemm_kernel<T, kRows, kColumns, kCopies>), grid.extent(a, kRows, column_tiles),
-            Shape::kThreads, Shape::shared_bytes(a.split_taps), stream, a,
+            Shape::kThreads, Shape::shared_bytes(a), stream, a,
             Divider(static_cast<uint32_t>(a.channels_in)), column_tiles);
 }
 

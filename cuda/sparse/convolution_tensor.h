@@ -35,8 +35,8 @@ struct TensorGemm {
   static constexpr std::size_t operand_bytes = kStages * kStageValues * sizeof(T);
   static constexpr std::size_t sum_bytes = kRows * kSumStride * sizeof(float);
   static constexpr std::size_t bytes = operand_bytes > sum_bytes ? operand_bytes : sum_bytes;
-  static std::size_t shared_bytes(int split_taps) {
-    return bytes + static_cast<std::size_t>(split_taps) * kRows * sizeof(int32_t);
+  static std::size_t shared_bytes(const GemmArgs<T>& a) {
+    return bytes + listed_rows(a, kRows) * sizeof(int32_t);
   }
 };
 
@@ -240,6 +240,9 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, kCopies == Copies::values ? 3 : 256 / kRow
     if (step < steps) loader.load_next(stages + step * Shape::kStageValues);
     close_copies();
   }
+  // While operands are on their way. The barriers of the steps come before anyone reads the places.
+  int32_t* const places = rows + a.split_taps * kRows;
+  if (a.finishes) list_places<kRows, Shape::kThreads>(a, tile, places);
   int stage = 0, next = (kStages - 1) * Shape::kStageValues;
   const auto advance = [](int at) {
     return at == (kStages - 1) * Shape::kStageValues ? 0 : at + Shape::kStageValues;
@@ -267,7 +270,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, kCopies == Copies::values ? 3 : 256 / kRow
   }
   __syncthreads();
   store_tile<kCopies == Copies::values ? 1 : kChunk<T>, kRows, kColumns, Shape::kThreads>(
-      a, tile, column0, tile_sums, Shape::kSumStride);
+      a, tile, column0, tile_sums, Shape::kSumStride, places);
 }
 
 }  // namespace fl::sparse
