@@ -90,21 +90,48 @@ struct TapPairs {
   }
 };
 
+FL_D int64_t count_parts(const int64_t* starts, int64_t n_pairs, int tap, int size) {
+  return (TapPairs(starts, n_pairs, tap).count + size - 1) / size;
+}
+
+constexpr unsigned kWholeWarp = 0xffffffffu;
+
+// For whole warps that ask for the same index: each lane looks at a tap.
 FL_D Part find_part(const int64_t* starts, int64_t n_pairs, int n_taps, int size, int64_t index) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   Part part;
-  for (int tap = 0; tap < n_taps; ++tap) {
-    const TapPairs pairs(starts, n_pairs, tap);
-    const int64_t parts = (pairs.count + size - 1) / size;
-    if (index < parts) {
+  for (int tap0 = 0; tap0 < n_taps; tap0 += 32) {
+    const int tap = tap0 + lane;
+    const int64_t parts = tap < n_taps ? count_parts(starts, n_pairs, tap, size) : 0;
+    int64_t end = parts;
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const int64_t before = __shfl_up_sync(kWholeWarp, end, static_cast<unsigned>(distance));
+      if (lane >= distance) end += before;
+    }
+    const unsigned beyond = __ballot_sync(kWholeWarp, index < end);
+    if (beyond != 0) {
+      const int found = __ffs(static_cast<int>(beyond)) - 1;
+      index -= __shfl_sync(kWholeWarp, end - parts, found);
+      const TapPairs pairs(starts, n_pairs, tap0 + found);
       const int64_t left = pairs.count - index * size;
-      part.tap = tap;
+      part.tap = tap0 + found;
       part.first = pairs.first + index * size;
       part.count = static_cast<int>(left < size ? left : size);
       break;
     }
-    index -= parts;
+    index -= __shfl_sync(kWholeWarp, end, 31);
   }
   return part;
+}
+
+// The parts of all taps before one, for whole warps that ask for the same.
+FL_D int64_t count_parts_before(const int64_t* starts, int64_t n_pairs, int tap, int size) {
+  int64_t parts = 0;
+  for (int t = static_cast<int>(threadIdx.x) % 32; t < tap; t += 32)
+    parts += count_parts(starts, n_pairs, t, size);
+  for (int distance = 16; distance > 0; distance /= 2)
+    parts += __shfl_xor_sync(kWholeWarp, parts, distance);
+  return parts;
 }
 
 // At least as many parts as find_part finds, for a host that does not know the starts.

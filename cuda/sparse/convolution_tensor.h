@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The GEMM of convolution on tensor cores. A warp owns 32 rows by half of the block's columns;
-// three stages of operands lie in shared memory, two of them on their way while one is multiplied.
+// four stages of operands lie in shared memory, three of them on their way while one is multiplied.
 // Taps and channels are one dimension, as in the plain kernel: a step of 64 bytes of depth may take
 // several taps of few channels, or part of one tap of many. Where a step always lies in one tap,
 // addresses advance from step to step and are looked up anew only when the tap changes.
@@ -27,7 +27,7 @@ struct Divider {
 template <typename T, int kRows_, int kColumns_>
 struct TensorGemm {
   static constexpr int kRows = kRows_, kColumns = kColumns_, kDepth = kMmaDepth<T>;
-  static constexpr int kThreads = kRows * 2, kStages = 3;
+  static constexpr int kThreads = kRows * 2, kStages = 4;
   static constexpr int kColumnStride = kColumns + kColumnPad, kSumStride = kColumns + 8;
   static constexpr int kRowValues = kRows * kDepth, kColumnValues = kDepth * kColumnStride;
   static constexpr int kStageValues = kRowValues + kColumnValues;
