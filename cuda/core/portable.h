@@ -42,6 +42,9 @@
 
 #include <cuda_runtime.h>
 
+#include <map>
+#include <mutex>
+
 #ifdef USE_CUDA
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #endif
@@ -142,6 +145,24 @@ inline void check_launch(cudaError_t status, const char* name, dim3 grid, dim3 b
   check_cuda(status, what.c_str());
 }
 
+// Asks for a kernel's dynamic shared memory, which costs as much as a launch, once for each size
+// that is the largest so far on a device. What was granted is never taken back: a launch on another
+// thread may count on it.
+inline cudaError_t allow_shared(const void* kernel, std::size_t bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, std::size_t> granted;
+  int device = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status != cudaSuccess) return status;
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::size_t& most = granted[{kernel, device}];
+  if (bytes <= most) return cudaSuccess;
+  status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                static_cast<int>(bytes));
+  if (status == cudaSuccess) most = bytes;
+  return status;
+}
+
 template <typename... Parameters, typename... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), Extent grid, Extent block,
             std::size_t shared_bytes, Stream stream, Arguments&&... arguments) {
@@ -150,8 +171,7 @@ void launch(const char* name, void (*kernel)(Parameters...), Extent grid, Extent
   constexpr std::size_t unasked_shared_bytes = 8 * 1024;
   cudaError_t status = cudaSuccess;
   if (shared_bytes > unasked_shared_bytes)
-    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(shared_bytes));
+    status = allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
   if (status == cudaSuccess) {
     kernel<<<grid.value, block.value, shared_bytes, stream>>>(
         std::forward<Arguments>(arguments)...);

@@ -194,7 +194,7 @@ def _check(
             f"{name}: weight: expected shape [K, C_in / groups, C_out] for C_in = {channels_in} "
             f"and groups that divide C_out, got {list(weight.shape)}"
         )
-    _check_like(name, "weight", weight, features, tuple(weight.shape))
+    _check_like(name, "weight", weight, features, weight.shape)
     if bias is not None:
         _check_like(name, "bias", bias, features, (channels_out,))
     if residual is not None:
@@ -213,7 +213,7 @@ def _check_like(
             f"{name}: {argument}: expected {_text(features.dtype)}, the dtype of features, "
             f"got {_text(tensor.dtype)}"
         )
-    if tuple(tensor.shape) != shape:
+    if tensor.shape != shape:
         raise ValueError(
             f"{name}: {argument}: expected shape {list(shape)}, got {list(tensor.shape)}"
         )

@@ -90,21 +90,48 @@ struct TapPairs {
   }
 };
 
+FL_D int64_t count_parts(const int64_t* starts, int64_t n_pairs, int tap, int size) {
+  return (TapPairs(starts, n_pairs, tap).count + size - 1) / size;
+}
+
+constexpr unsigned kWholeWarp = 0xffffffffu;
+
+// For whole warps that ask for the same index: each lane looks at a tap.
 FL_D Part find_part(const int64_t* starts, int64_t n_pairs, int n_taps, int size, int64_t index) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   Part part;
-  for (int tap = 0; tap < n_taps; ++tap) {
-    const TapPairs pairs(starts, n_pairs, tap);
-    const int64_t parts = (pairs.count + size - 1) / size;
-    if (index < parts) {
+  for (int tap0 = 0; tap0 < n_taps; tap0 += 32) {
+    const int tap = tap0 + lane;
+    const int64_t parts = tap < n_taps ? count_parts(starts, n_pairs, tap, size) : 0;
+    int64_t end = parts;
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const int64_t before = __shfl_up_sync(kWholeWarp, end, static_cast<unsigned>(distance));
+      if (lane >= distance) end += before;
+    }
+    const unsigned beyond = __ballot_sync(kWholeWarp, index < end);
+    if (beyond != 0) {
+      const int found = __ffs(static_cast<int>(beyond)) - 1;
+      index -= __shfl_sync(kWholeWarp, end - parts, found);
+      const TapPairs pairs(starts, n_pairs, tap0 + found);
       const int64_t left = pairs.count - index * size;
-      part.tap = tap;
+      part.tap = tap0 + found;
       part.first = pairs.first + index * size;
       part.count = static_cast<int>(left < size ? left : size);
       break;
     }
-    index -= parts;
+    index -= __shfl_sync(kWholeWarp, end, 31);
   }
   return part;
+}
+
+// The parts of all taps before one, for whole warps that ask for the same.
+FL_D int64_t count_parts_before(const int64_t* starts, int64_t n_pairs, int tap, int size) {
+  int64_t parts = 0;
+  for (int t = static_cast<int>(threadIdx.x) % 32; t < tap; t += 32)
+    parts += count_parts(starts, n_pairs, t, size);
+  for (int distance = 16; distance > 0; distance /= 2)
+    parts += __shfl_xor_sync(kWholeWarp, parts, distance);
+  return parts;
 }
 
 // At least as many parts as find_part finds, for a host that does not know the starts.
@@ -126,7 +153,8 @@ FL_D Tile<T> find_tile(const GemmArgs<T>& a, int64_t index) {
   }
   const int slot = static_cast<int>(blockIdx.z), last = finishing_split(a);
   const int split = a.finishes ? last : slot < last ? slot : slot + 1;
-  tile.place = index * kRows;
+  // Masks ascend: the tiles with the most taps come first, lest the last blocks be the longest.
+  tile.place = ((a.n_out + kRows - 1) / kRows - 1 - index) * kRows;
   const int64_t tiles = (a.n_out + a.tile_rows - 1) / a.tile_rows, left = a.n_out - tile.place;
   tile.count = static_cast<int>(left < kRows ? left : kRows);
   tile.first_tap = split * a.split_taps;
@@ -197,31 +225,70 @@ FL_D void store_partial(S* to, const S* sums) {
   }
 }
 
-// Sums of a tile lie in shared memory, a row every `stride`; the block writes them, V at once.
+// For each row of a tile: the output row, and where the other splits, one after another, left its
+// partial sums; -1 for nothing.
+template <int kRows, int kThreads, typename T>
+FL_D void list_places(const GemmArgs<T>& a, const Tile<T>& tile, int32_t* places) {
+  const int last = finishing_split(a);
+  for (int r = static_cast<int>(threadIdx.x); r < kRows; r += kThreads) {
+    const int32_t found = r < tile.count ? a.order[last * a.n_out + tile.place + r] : int32_t{-1};
+    const int32_t row = found < a.n_out ? found : -1;
+    places[r] = row;
+    for (int slot = 0; slot < a.splits - 1; ++slot) {
+      const int split = slot < last ? slot : slot + 1;
+      const int32_t place = row >= 0 ? a.order[(a.splits + split) * a.n_out + row] : int32_t{-1};
+      places[(slot + 1) * kRows + r] = place < a.n_out ? place : -1;
+    }
+  }
+}
+
+// How many ints a block of tiles keeps for list_rows and list_places.
+template <typename T>
+std::size_t listed_rows(const GemmArgs<T>& a, int tile_rows) {
+  return static_cast<std::size_t>(a.split_taps + (a.finishes ? a.splits : 0)) * tile_rows;
+}
+
+// Sums of a tile lie in shared memory, a row every `stride`; the block writes them, V at once. A
+// thread reads what several of its runs need before it writes any.
 template <int V, int kRows, int kColumns, int kThreads, typename T>
 FL_D void store_tile(const GemmArgs<T>& a, const Tile<T>& tile, int column0,
-                     const Sum<T>* tile_sums, int stride) {
-  constexpr int kRuns = kColumns / V;
-  for (int item = static_cast<int>(threadIdx.x); item < kRows * kRuns; item += kThreads) {
-    const int r = item / kRuns, c = item % kRuns * V, column = column0 + c;
-    if (r >= tile.count || column >= a.channels_out) continue;
-    Sum<T> sums[V];
+                     const Sum<T>* tile_sums, int stride, const int32_t* places) {
+  constexpr int kRuns = kColumns / V, kItems = kRows * kRuns / kThreads;
+  constexpr int kTogether = kItems % 4 == 0 ? 4 : kItems % 2 == 0 ? 2 : 1;
+  static_assert(kRows * kRuns % kThreads == 0);
+  for (int first = 0; first < kItems; first += kTogether) {
+    Sum<T> sums[kTogether][V];
+    int rows[kTogether], columns[kTogether];
     FL_UNROLL
-    for (int k = 0; k < V; ++k) sums[k] = tile_sums[r * stride + c + k];
+    for (int i = 0; i < kTogether; ++i) {
+      const int item = static_cast<int>(threadIdx.x) + (first + i) * kThreads;
+      const int c = item % kRuns * V;
+      rows[i] = item / kRuns, columns[i] = column0 + c;
+      if (rows[i] >= tile.count || columns[i] >= a.channels_out) rows[i] = -1;
+      FL_UNROLL
+      for (int k = 0; k < V; ++k) sums[i][k] = tile_sums[item / kRuns * stride + c + k];
+    }
     if (!a.finishes) {
-      store_partial<V>(tile.partial + static_cast<int64_t>(r) * a.channels_out + column, sums);
+      FL_UNROLL
+      for (int i = 0; i < kTogether; ++i)
+        if (rows[i] >= 0)
+          store_partial<V>(
+              tile.partial + static_cast<int64_t>(rows[i]) * a.channels_out + columns[i], sums[i]);
       continue;
     }
-    const int last = finishing_split(a);
-    const int64_t row = a.order[last * a.n_out + tile.place + r];
-    if (row < 0 || row >= a.n_out) continue;
-    for (int split = 0; split < a.splits; ++split) {
-      const int slot = split < last ? split : split - 1;
-      const int64_t place = split == last ? -1 : a.order[(a.splits + split) * a.n_out + row];
-      if (place >= 0 && place < a.n_out)
-        add_pack<V>(sums, a.partial + (slot * a.n_out + place) * a.channels_out + column);
+    for (int slot = 0; slot < a.splits - 1; ++slot) {
+      FL_UNROLL
+      for (int i = 0; i < kTogether; ++i) {
+        const int64_t place = rows[i] >= 0 ? places[(slot + 1) * kRows + rows[i]] : -1;
+        if (place >= 0)
+          add_pack<V>(sums[i], a.partial + (slot * a.n_out + place) * a.channels_out + columns[i]);
+      }
     }
-    finish_row<V>(a.epilogue, row, column, sums);
+    FL_UNROLL
+    for (int i = 0; i < kTogether; ++i) {
+      const int64_t row = rows[i] >= 0 ? places[rows[i]] : -1;
+      if (row >= 0) finish_row<V>(a.epilogue, row, columns[i], sums[i]);
+    }
   }
 }
 

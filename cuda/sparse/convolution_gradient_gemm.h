@@ -137,13 +137,10 @@ template <typename T>
 FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) sum_chunks_kernel(GradientArgs<T> a) {
   const int64_t values = static_cast<int64_t>(a.own_in) * a.channels_out;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
-  if (i >= values) return;
   const int tap = static_cast<int>(blockIdx.y);
-  int64_t first = 0, end = 0;
-  for (int t = 0; t <= tap; ++t) {
-    first = end;
-    end += (TapPairs(a.starts, a.n_pairs, t).count + a.chunk - 1) / a.chunk;
-  }
+  const int64_t first = count_parts_before(a.starts, a.n_pairs, tap, a.chunk);
+  int64_t end = first + count_parts(a.starts, a.n_pairs, tap, a.chunk);
+  if (i >= values) return;
   if (end > a.chunks) end = a.chunks;
   Sum<T> sum = Sum<T>(0);
   for (int64_t chunk = first; chunk < end; ++chunk) sum += a.partial_of(chunk)[i];

@@ -28,12 +28,20 @@ struct GemmGrid {
   }
 };
 
+// What alignment lets the tensor-core kernels copy at once.
+enum class Copies {
+  values,       // one value
+  half_chunks,  // 8 bytes of a row, as four channels of 16 bits are; 16 bytes of the weight
+  chunks,       // 16 bytes
+  taps,         // 16 bytes, and no step of 64 bytes of depth reaches into the next tap
+};
+
 // From sm_80 on; older cards take the plain kernel.
 bool has_tensor_cores();
 
-void launch_tensor(const GemmArgs<Half>& a, const GemmGrid& grid, bool aligned, Stream stream);
-void launch_tensor(const GemmArgs<BFloat16>& a, const GemmGrid& grid, bool aligned, Stream stream);
-void launch_tensor(const GemmArgs<float>& a, const GemmGrid& grid, bool aligned, Stream stream);
+void launch_tensor(const GemmArgs<Half>& a, const GemmGrid& grid, Copies copies, Stream stream);
+void launch_tensor(const GemmArgs<BFloat16>& a, const GemmGrid& grid, Copies copies, Stream stream);
+void launch_tensor(const GemmArgs<float>& a, const GemmGrid& grid, Copies copies, Stream stream);
 
 constexpr int kMostTensorChannels = 8192;
 
@@ -41,11 +49,15 @@ template <typename T>
 class GemmLauncher {
  public:
   GemmLauncher(const GemmArgs<T>& a, bool allow_tf32, Stream stream) : stream_(stream) {
-    constexpr int kWidth = 16 / sizeof(T);
     tensor_ = !std::is_same<T, double>::value && (allow_tf32 || !std::is_same<T, float>::value) &&
               a.channels_in <= kMostTensorChannels && has_tensor_cores();
-    aligned_ = a.channels_in % kWidth == 0 && a.channels_out % kWidth == 0 &&
-               is_aligned(a.features) && is_aligned(a.weight) && is_aligned(a.epilogue);
+    constexpr int kChunk = 16 / sizeof(T);
+    if (a.channels_out % kChunk == 0 && is_aligned(a.features) && is_aligned(a.weight) &&
+        is_aligned(a.epilogue))
+      copies_ = a.channels_in % (4 * kChunk) == 0 ? Copies::taps
+                : a.channels_in % kChunk == 0     ? Copies::chunks
+                : a.channels_in * 2 % kChunk == 0 ? Copies::half_chunks
+                                                  : Copies::values;
   }
 
   void launch(const GemmArgs<T>& a, int64_t rows, int slots) const { run(a, {rows, false, slots}); }
@@ -54,15 +66,16 @@ class GemmLauncher {
  private:
   void run(const GemmArgs<T>& a, const GemmGrid& grid) const {
     if constexpr (!std::is_same<T, double>::value)
-      if (tensor_) return launch_tensor(a, grid, aligned_, stream_);
+      if (tensor_) return launch_tensor(a, grid, copies_, stream_);
     using Shape = PlainGemm<T>;
     const int column_tiles = (a.channels_out + Shape::kColumns - 1) / Shape::kColumns;
     FL_LAUNCH((plain_gemm_kernel<T>), grid.extent(a, Shape::kRows, column_tiles), Shape::kThreads,
-              Shape::shared_bytes(a.split_taps), stream_, a, column_tiles);
+              Shape::shared_bytes(a), stream_, a, column_tiles);
   }
 
   Stream stream_;
-  bool tensor_ = false, aligned_ = false;
+  bool tensor_ = false;
+  Copies copies_ = Copies::values;
 };
 
 }  // namespace fl::sparse

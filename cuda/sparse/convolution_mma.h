@@ -33,10 +33,21 @@ FL_D uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// 16 bytes, or zeros where `exists` is not.
-FL_D void copy_chunk(void* to, const void* from, bool exists) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)),
-               "l"(from), "r"(exists ? 16 : 0)
+// Bytes, or zeros where `exists` is not. Whole chunks pass by the L1 cache.
+template <int kBytes>
+FL_D void copy_bytes(void* to, const void* from, bool exists) {
+  static_assert(kBytes == 8 || kBytes == kChunkBytes);
+  if constexpr (kBytes == kChunkBytes)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)),
+                 "l"(from), "r"(exists ? 16 : 0)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(shared_address(to)),
+                 "l"(from), "r"(exists ? 8 : 0)
+                 : "memory");
+}
+FL_D void copy_chunk(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(shared_address(to)), "l"(from)
                : "memory");
 }
 FL_D void close_copies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
@@ -83,12 +94,14 @@ FL_D void multiply(float, float (&d)[4], const uint32_t (&x)[4], uint32_t w0, ui
 
 #else
 
-FL_D void copy_chunk(void* to, const void* from, bool exists) {
+template <int kBytes>
+FL_D void copy_bytes(void* to, const void* from, bool exists) {
   if (exists)
-    std::memcpy(to, from, kChunkBytes);
+    std::memcpy(to, from, kBytes);
   else
-    std::memset(to, 0, kChunkBytes);
+    std::memset(to, 0, kBytes);
 }
+FL_D void copy_chunk(void* to, const void* from) { std::memcpy(to, from, kChunkBytes); }
 FL_D void close_copies() {}
 template <int kOpen>
 FL_D void await_copies() {}
@@ -113,6 +126,10 @@ FL_D void multiply(T, float (&d)[4], const uint32_t (&x)[4], uint32_t w0, uint32
 }
 
 #endif
+
+FL_D void copy_chunk(void* to, const void* from, bool exists) {
+  copy_bytes<kChunkBytes>(to, from, exists);
+}
 
 template <typename T>
 FL_D T* chunk_of_row(T* tile, int row, int chunk) {

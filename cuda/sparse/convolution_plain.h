@@ -18,8 +18,8 @@ struct PlainGemm {
   static constexpr std::size_t operand_values = kDepth * (kRows + kPad + kColumns);
   static constexpr std::size_t sum_values = kRows * (kColumns + kPad);
   static constexpr std::size_t values = operand_values > sum_values ? operand_values : sum_values;
-  static std::size_t shared_bytes(int split_taps) {
-    return values * sizeof(S) + static_cast<std::size_t>(split_taps) * kRows * sizeof(int32_t);
+  static std::size_t shared_bytes(const GemmArgs<T>& a) {
+    return values * sizeof(S) + listed_rows(a, kRows) * sizeof(int32_t);
   }
 };
 
@@ -40,6 +40,8 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) plain_gemm_kernel(GemmArgs<T> a, int column_t
   const int column0 = static_cast<int>(blockIdx.x) % column_tiles * kColumns;
   const Tile<T> tile = find_tile<kRows>(a, blockIdx.x / column_tiles);
   if (tile.taps == 0 && !a.finishes) return;
+  int32_t* const places = rows + a.split_taps * kRows;
+  if (a.finishes) list_places<kRows, kThreads>(a, tile, places);
   const int n_taps = list_rows<kRows, kThreads>(a, tile, taps, rows);
 
   const int thread = static_cast<int>(threadIdx.x), total = n_taps * a.channels_in;
@@ -84,7 +86,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) plain_gemm_kernel(GemmArgs<T> a, int column_t
   for (int i = 0; i < kEach; ++i) FL_UNROLL
   for (int j = 0; j < kEach; ++j) from[(my_row + i) * kSumStride + my_column + j] = sums[i][j];
   __syncthreads();
-  store_tile<1, kRows, kColumns, kThreads>(a, tile, column0, from, kSumStride);
+  store_tile<1, kRows, kColumns, kThreads>(a, tile, column0, from, kSumStride, places);
 }
 
 // Groups of channels: a thread an output value. Also what serves a bare table.

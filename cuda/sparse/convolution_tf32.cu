@@ -5,8 +5,8 @@
 
 namespace fl::sparse {
 
-void launch_tensor(const GemmArgs<float>& a, const GemmGrid& grid, bool aligned, Stream stream) {
-  launch_shapes(a, grid, aligned, stream);
+void launch_tensor(const GemmArgs<float>& a, const GemmGrid& grid, Copies copies, Stream stream) {
+  launch_shapes(a, grid, copies, stream);
 }
 
 }  // namespace fl::sparse

@@ -92,6 +92,8 @@ class KernelMap:
         self.n_taps = n_taps
         self.symmetric = symmetric
         self.is_identity = is_identity
+        forms = [t for t in (table, *(pairs or ())) if t is not None]
+        self.device = forms[0].device  # where the rows are
         self._table = table
         self._pairs = pairs
         self._reverse: KernelMap | None = None
@@ -163,7 +165,7 @@ class KernelMap:
     def identity(cls, n: int, device: torch.device | str | None = None) -> KernelMap:
         """The map of a 1 x 1 convolution: its one tap takes each of n rows to itself."""
         rows = torch.arange(n, dtype=torch.int32, device=device)
-        starts = torch.tensor([0, n], device=device)
+        starts = torch.arange(2, device=device) * n  # made where they lie, without waiting
         pairs = MapPairs(rows, rows, starts)
         return cls(n, n, 1, table=rows[None], pairs=pairs, symmetric=True, is_identity=True)
 
@@ -209,11 +211,6 @@ class KernelMap:
         if self.symmetric:
             return self.table.flip(0)
         return map_ops.sparse_invert_table(self.table, self.n_in)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the rows are."""
-        return self._tensors()[0].device
 
     @property
     def n_pairs(self) -> int:

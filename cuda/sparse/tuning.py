@@ -7,6 +7,7 @@ module is imported. Everything else takes the defaults: a convolution itself nev
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
@@ -57,18 +58,25 @@ def default_splits(n_taps: int) -> int:
     return max(1, min(3, -(-n_taps // 9)), -(-n_taps // _MOST_SPLIT_TAPS))
 
 
-def default_schedule(n_out: int, n_taps: int) -> Schedule:
+def default_schedule(n_out: int, n_taps: int, channels_out: int) -> Schedule:
     """What is done without measuring.
 
     Args:
         n_out: Output rows.
         n_taps: Taps of the kernel.
+        channels_out: Of the output.
 
     Returns:
-        The implicit form; small tiles where large ones would leave multiprocessors idle, and where
-        rows are so dense that large ones would multiply over a quarter of it for nothing.
+        The implicit form. Few output channels cost so little at a tap that what a second run of
+        taps saves is less than its partial sums and its launch take; where there are too few rows
+        to fill a card, runs side by side do. Large tiles where there are rows for them and runs are
+        short, in which neighbours agree about their taps.
     """
-    return Schedule("implicit", default_splits(n_taps), 128 if n_out >= 1 << 16 else 64)
+    if n_out >= 1 << 15 and channels_out <= 96 and n_taps <= _MOST_SPLIT_TAPS:
+        return Schedule("implicit", 1, 64)
+    splits = default_splits(n_taps)
+    large = n_out >= 1 << 13 and channels_out > 96 and splits > 1
+    return Schedule("implicit", splits, 128 if large else 64)
 
 
 def schedule(
@@ -96,15 +104,16 @@ def schedule(
         found = _measured.get(_key(device, dtype, n_out, n_taps, channels_in, channels_out))
         if found is not None:
             return found
-    return default_schedule(n_out, n_taps)
+    return default_schedule(n_out, n_taps, channels_out)
 
 
-def candidates(n_out: int, n_taps: int) -> list[Schedule]:
+def candidates(n_out: int, n_taps: int, channels_out: int) -> list[Schedule]:
     """The schedules that `tune` compares.
 
     Args:
         n_out: Output rows.
         n_taps: Taps of the kernel.
+        channels_out: Of the output.
 
     Returns:
         The default first.
@@ -112,7 +121,7 @@ def candidates(n_out: int, n_taps: int) -> list[Schedule]:
     fewest = -(-n_taps // _MOST_SPLIT_TAPS)
     splits = sorted({s for s in (1, 2, 3) if fewest <= s <= n_taps} | {default_splits(n_taps)})
     every = [Schedule("implicit", s, rows) for s in splits for rows in _TILES]
-    first = default_schedule(n_out, n_taps)
+    first = default_schedule(n_out, n_taps, channels_out)
     return [first, *(s for s in every if s != first), Schedule("grouped", 1, 64)]
 
 
@@ -141,7 +150,7 @@ def tune(
             f"tune: weight: expected shape [K, {features.shape[1]}, C_out], "
             f"got {list(weight.shape)}"
         )
-    found = candidates(kernel_map.n_out, kernel_map.n_taps)
+    found = candidates(kernel_map.n_out, kernel_map.n_taps, weight.shape[2])
     best = min(found, key=lambda s: _time(s, features, weight, kernel_map, repeats))
     size = (kernel_map.n_out, kernel_map.n_taps, features.shape[1], weight.shape[2])
     _measured[_key(features.device, features.dtype, *size)] = best
@@ -150,15 +159,13 @@ def tune(
     return best
 
 
-def padded_pairs(
-    kernel_map: KernelMap, tile_rows: int | None = None, splits: int | None = None
-) -> int:
+def padded_pairs(kernel_map: KernelMap, tile_rows: int = 64, splits: int | None = None) -> int:
     """What an implicit convolution multiplies, in pairs: each tile all of the taps of its rows.
 
     Args:
         kernel_map: The map, on any device.
-        tile_rows: 64 or 128; default: as `default_schedule`.
-        splits: In how many runs the taps are sorted apart; default: as `default_schedule`.
+        tile_rows: 64 or 128.
+        splits: In how many runs the taps are sorted apart; default: as `default_splits`.
 
     Returns:
         Pairs; at least ``kernel_map.n_pairs``, which is the work that has to be done.
@@ -168,9 +175,7 @@ def padded_pairs(
         >>> padded_pairs(KernelMap.from_table(line, n_in=3), tile_rows=64)
         192
     """
-    default = default_schedule(kernel_map.n_out, kernel_map.n_taps)
-    splits = default.splits if splits is None else splits
-    tile_rows = default.tile_rows if tile_rows is None else tile_rows
+    splits = default_splits(kernel_map.n_taps) if splits is None else splits
     masks = kernel_map.plan(splits, tile_rows).tile_masks
     bits = torch.arange(_MOST_SPLIT_TAPS, dtype=torch.int32, device=masks.device)
     return int((masks[..., None] >> bits & 1).sum()) * tile_rows
@@ -193,10 +198,15 @@ def _key(
     channels_in: int,
     channels_out: int,
 ) -> str:
-    card = torch.cuda.get_device_name(device).replace(" ", "-")
+    card = _card(device)
     tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
     kind = "tf32" if tf32 else str(dtype).removeprefix("torch.")
     return f"{card} {kind} 2^{n_out.bit_length()} {n_taps} {channels_in} {channels_out}"
+
+
+@functools.cache
+def _card(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device).replace(" ", "-")
 
 
 def _time(

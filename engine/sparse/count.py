@@ -112,13 +112,13 @@ def _count_linear(name: str, module: Any, _: Any, output: Any) -> LayerCount:
 def _count_convolution(name: str, module: Any, x: SparseTensor, output: Any) -> LayerCount:
     kernel_map, _ = x.maps.find(x.level, module.recipe)
     pairs = kernel_map.n_pairs
-    padded = pairs if kernel_map.is_identity else _padded(kernel_map)
+    padded = pairs if kernel_map.is_identity else _padded(kernel_map, module.out_channels)
     each = module.in_channels // module.groups * module.out_channels
     kind = type(module).__name__
     return LayerCount(name, kind, len(output), pairs, pairs * each, padded * each)
 
 
-def _padded(kernel_map: KernelMap) -> int:
+def _padded(kernel_map: KernelMap, channels_out: int) -> int:
     """Pairs that the tiles of an untuned GPU multiply."""
-    schedule = default_schedule(kernel_map.n_out, kernel_map.n_taps)
+    schedule = default_schedule(kernel_map.n_out, kernel_map.n_taps, channels_out)
     return padded_pairs(kernel_map, schedule.tile_rows, schedule.splits)

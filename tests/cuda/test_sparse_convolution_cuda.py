@@ -152,7 +152,7 @@ def test_schedules_agree(
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "channels",
-    [(1, 1), (4, 32), (8, 8), (3, 64), (96, 96), (40, 136), (64, 200), (520, 16)],
+    [(1, 1), (4, 32), (12, 72), (8, 8), (3, 64), (96, 96), (40, 136), (64, 200), (520, 16)],
     ids=lambda c: f"{c[0]}-{c[1]}",
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
@@ -171,16 +171,18 @@ def test_channels(backend: str, channels: tuple[int, int], dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("channels", [(20, 36), (18, 36), (48, 100)], ids=str)
 @pytest.mark.parametrize("chosen", [SCHEDULES[4], SCHEDULES[5], SCHEDULES[6]], ids=str)
 def test_tf32_is_used_where_torch_allows_it(
     backend: str,
+    channels: tuple[int, int],
     chosen: Schedule,
     scheduled: Callable[[Schedule], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scheduled(chosen)
     table = a_table(100)
-    inputs = inputs_of(table, (20, 36), torch.float32)
+    inputs = inputs_of(table, channels, torch.float32)
     wide = {name: value.double() for name, value in inputs.items()}
     n_in = len(inputs["features"])
     expected = results(KernelMap.from_table(table, n_in), wide)
@@ -316,15 +318,30 @@ def test_a_broken_file_of_schedules_is_ignored(tmp_path: Path, text: str) -> Non
 
 
 def test_measured_schedules_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some Card")
+    monkeypatch.setattr(tuning, "_card", lambda device: "Some-Card")
     device, chosen = torch.device("cuda", 0), Schedule("grouped", 1, 64)
     size = (device, torch.float16, 1000, 27, 64, 64)
-    assert tuning.schedule(*size) == tuning.default_schedule(1000, 27)
+    assert tuning.schedule(*size) == tuning.default_schedule(1000, 27, 64)
     monkeypatch.setattr(tuning, "_measured", {tuning._key(*size): chosen})
     assert tuning.schedule(*size) == chosen
     assert tuning.schedule(device, torch.float16, 1023, 27, 64, 64) == chosen
     assert tuning.schedule(device, torch.float16, 1024, 27, 64, 64) != chosen
     assert tuning.schedule(torch.device("cpu"), *size[1:]) != chosen
+
+
+@pytest.mark.parametrize(
+    ("size", "chosen"),
+    [
+        ((1000, 27, 256), (3, 64)),
+        ((1000, 27, 32), (3, 64)),
+        ((50000, 27, 32), (1, 64)),
+        ((50000, 27, 128), (3, 128)),
+        ((50000, 8, 128), (1, 64)),
+        ((50000, 125, 32), (4, 64)),
+    ],
+)
+def test_default_schedules(size: tuple[int, int, int], chosen: tuple[int, int]) -> None:
+    assert tuning.default_schedule(*size) == ("implicit", *chosen)
 
 
 def test_tuning_needs_a_gpu() -> None:
@@ -342,7 +359,7 @@ def test_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = KernelMap.from_table(table, table.shape[1])
     x, w = torch.randn(table.shape[1], 16).cuda().half(), torch.randn(27, 16, 16).cuda().half()
     best = tuning.tune(x, w, made)
-    assert best in tuning.candidates(made.n_out, 27)
+    assert best in tuning.candidates(made.n_out, 27, 16)
     assert tuning.schedule(x.device, x.dtype, made.n_out, 27, 16, 16) == best
     assert list(tuning._load(tuning.cache_file()).values()) == [best]
 
