@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -12,6 +14,22 @@ from torch import Tensor
 from .. import library
 from ..library import declare
 from . import map_ops
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Runs the block so that tensors made in it last: they may be used in training afterwards.
+
+    Made under ``torch.inference_mode`` without it, what is kept for later could be used nowhere
+    else.
+
+    Example:
+        >>> with torch.inference_mode(), lasting():
+        ...     torch.ones(1).is_inference()
+        False
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 class MapPairs(NamedTuple):
@@ -261,14 +279,16 @@ class KernelMap:
         """
         found = self._operands.get((mode,))
         if found is None:
-            rows = self._tensors()[0].new_empty(0)
-            if mode == "table":
-                none = rows.new_empty(0, dtype=torch.int64)
-                found = MapOperands(rows, rows, none, self.table, rows, rows)
-            else:
-                found = MapOperands(*self.pairs, rows.reshape(0, 0), rows, rows)
-            self._operands[mode,] = found
+            with lasting():
+                found = self._operands[mode,] = self._make_operands(mode)
         return found
+
+    def _make_operands(self, mode: str) -> MapOperands:
+        rows = self._tensors()[0].new_empty(0)
+        if mode == "table":
+            none = rows.new_empty(0, dtype=torch.int64)
+            return MapOperands(rows, rows, none, self.table, rows, rows)
+        return MapOperands(*self.pairs, rows.reshape(0, 0), rows, rows)
 
     def plan(self, splits: int, tile_rows: int) -> Plan:
         """The order in which implicit GEMM takes the output rows.
@@ -313,10 +333,11 @@ class KernelMap:
         key = form, splits, tile_rows, with_pairs
         found = self._operands.get(key)
         if found is None:
-            found = self._operands[key] = self._gpu_operands(*key)
+            with lasting():
+                found = self._operands[key] = self._make_gpu_operands(*key)
         return found
 
-    def _gpu_operands(
+    def _make_gpu_operands(
         self, form: str, splits: int, tile_rows: int, with_pairs: bool
     ) -> MapOperands:
         empty = self.operands("table")

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 
 from ...cuda.sparse import map_ops
-from ...cuda.sparse.kernel_map import KernelMap
+from ...cuda.sparse.kernel_map import KernelMap, lasting
 from ...cuda.sparse.map_ops import Taps
 from . import maps
-from .coordinates import Level, lasting
+from .coordinates import Level
 
 Shape = tuple[int, ...]
 

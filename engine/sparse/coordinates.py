@@ -8,32 +8,15 @@ tells, and using the level afterwards is an error instead of a wrong result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ...cuda.sparse import map_ops, pool_ops
+from ...cuda.sparse.kernel_map import lasting
 from ...cuda.sparse.map_ops import CoordinateIndex
 from ...cuda.sparse.pool_ops import Segments
-
-
-@contextmanager
-def lasting() -> Iterator[None]:
-    """Runs the block so that tensors made in it last: they may be used in training afterwards.
-
-    Made under ``torch.inference_mode`` without it, what is kept for later could be used nowhere
-    else.
-
-    Example:
-        >>> with torch.inference_mode(), lasting():
-        ...     torch.ones(1).is_inference()
-        False
-    """
-    with torch.inference_mode(False), torch.no_grad():
-        yield
 
 
 class Level:

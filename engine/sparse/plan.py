@@ -14,9 +14,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ...cuda.sparse.kernel_map import lasting
 from .arguments import check_rows
 from .cache import Key, MapCache
-from .coordinates import lasting
 from .tensor import SparseTensor
 
 
