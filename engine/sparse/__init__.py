@@ -4,6 +4,8 @@
 `SparseTensor` is a set of coordinates with feature rows; the layers are in ``fieldline.nn``.
 """
 
+from ...cuda.sparse.tuning import padded_pairs, tune
+from . import models
 from .collate import collate
 from .combine import cat, intersection, union
 from .convert import convert_state_dict
@@ -28,7 +30,10 @@ __all__ = [
     "hash",
     "hash_query",
     "intersection",
+    "models",
+    "padded_pairs",
     "plan",
     "quantize",
+    "tune",
     "union",
 ]

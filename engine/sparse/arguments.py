@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 Ints = int | Sequence[int]
 MOST_DIMENSIONS = 4
+LARGEST = 2**31  # one past the highest coordinate
 Reduction = Literal["first", "mean", "sum", "max", "min"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 
@@ -32,23 +34,28 @@ def ints(
 
     Raises:
         TypeError: It is not made of whole numbers.
-        ValueError: There are more or fewer than ``ndim``, or one is too small.
+        ValueError: There are more or fewer than ``ndim``, or one is too small or beyond 2^31.
 
     Example:
         >>> ints("f", "stride", 2, 3), ints("f", "stride", [1, 2], 2)
         ((2, 2, 2), (1, 2))
     """
     values = tuple(value) if isinstance(value, Sequence) else (value,) * ndim
-    if any(isinstance(v, bool) or not hasattr(v, "__index__") for v in values):
+    try:
+        numbers = tuple(operator.index(v) for v in values)
+    except TypeError:
+        numbers = None
+    if numbers is None or any(isinstance(v, bool) for v in values):
         raise TypeError(f"{name}: {argument}: expected whole numbers, got {value!r}")
     if len(values) != ndim:
         raise ValueError(
             f"{name}: {argument}: expected {ndim} numbers, got {len(values)}: {value!r}"
         )
-    values = tuple(int(v) for v in values)
-    if least is not None and any(v < least for v in values):
+    if least is not None and any(v < least for v in numbers):
         raise ValueError(f"{name}: {argument}: expected at least {least}, got {value!r}")
-    return values
+    if any(abs(v) > LARGEST for v in numbers):
+        raise ValueError(f"{name}: {argument}: expected at most 2^31, got {value!r}")
+    return numbers
 
 
 def check_coordinates(name: str, argument: str, coords: Tensor, ndim: int | None = None) -> None:
@@ -69,8 +76,7 @@ def check_coordinates(name: str, argument: str, coords: Tensor, ndim: int | None
         Traceback (most recent call last):
         TypeError: f: coords: expected int32, got float32
     """
-    if not isinstance(coords, Tensor):
-        raise TypeError(f"{name}: {argument}: expected a tensor, got {type(coords).__name__}")
+    check_tensor(name, argument, coords)
     if coords.dtype != torch.int32:
         got = str(coords.dtype).removeprefix("torch.")
         raise TypeError(f"{name}: {argument}: expected int32, got {got}")
@@ -106,8 +112,7 @@ def check_rows(name: str, argument: str, tensor: Tensor, rows: int, device: torc
         Traceback (most recent call last):
         ValueError: f: feats: expected shape [5, C], a row for each coordinate, got [4, 2]
     """
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: {argument}: expected a tensor, got {type(tensor).__name__}")
+    check_tensor(name, argument, tensor)
     if tensor.dim() != 2 or tensor.shape[0] != rows:
         raise ValueError(
             f"{name}: {argument}: expected shape [{rows}, C], a row for each coordinate, "
@@ -115,6 +120,26 @@ def check_rows(name: str, argument: str, tensor: Tensor, rows: int, device: torc
         )
     if tensor.device != device:
         raise ValueError(f"{name}: {argument}: expected device {device}, got {tensor.device}")
+
+
+def check_tensor(name: str, argument: str, value: object) -> None:
+    """Raises unless this is a tensor.
+
+    Args:
+        name: Of the function that was called.
+        argument: The argument's name.
+        value: Any object.
+
+    Raises:
+        TypeError: It is none.
+
+    Example:
+        >>> check_tensor("f", "points", [1.0])
+        Traceback (most recent call last):
+        TypeError: f: points: expected a tensor, got list
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: {argument}: expected a tensor, got {type(value).__name__}")
 
 
 def one_of(name: str, argument: str, value: str, allowed: Sequence[str]) -> str:

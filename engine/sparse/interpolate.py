@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...cuda.sparse import map_ops, pool_ops
+from .arguments import check_tensor
 from .coordinates import Level
 from .quantize import batch_column, in_voxels
 
@@ -25,6 +26,7 @@ def at_rows(feats: Tensor, rows: Tensor) -> Tensor:
         >>> at_rows(torch.tensor([[1.0], [2.0]]), torch.tensor([1, -1, 0])).tolist()
         [[2.0], [0.0], [1.0]]
     """
+    check_tensor("devoxelize", "inverse", rows)
     if rows.dim() != 1 or rows.is_floating_point():
         raise ValueError(f"devoxelize: inverse: expected whole numbers [N], got {list(rows.shape)}")
     return pool_ops.sparse_gather(feats, rows)
@@ -61,6 +63,7 @@ def at_points(
         [0.0, 1.0, 1.0, 0.0]
     """
     name = "SparseTensor.devoxelize"
+    check_tensor(name, "points", points)
     if points.dim() != 2 or points.shape[1] != level.ndim or points.device != feats.device:
         raise ValueError(
             f"{name}: points: expected shape [N, {level.ndim}] on {feats.device}, "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...cuda.sparse import map_ops
-from .arguments import MOST_DIMENSIONS, check_coordinates
+from .arguments import MOST_DIMENSIONS, check_coordinates, check_tensor
 
 
 class Quantized(NamedTuple):
@@ -72,18 +72,25 @@ def in_voxels(name: str, points: Tensor, voxel_size: float | tuple[float, ...] |
         float64 [N, D].
 
     Raises:
+        TypeError: The size is no number.
         ValueError: The shape is another, or the size is not positive.
 
     Example:
         >>> in_voxels("f", torch.tensor([[1.0, 2.0]]), (0.5, 2.0)).tolist()
         [[2.0, 1.0]]
     """
+    check_tensor(name, "points", points)
     if points.dim() != 2 or not 1 <= points.shape[1] <= MOST_DIMENSIONS:
         raise ValueError(
             f"{name}: points: expected shape [N, D] with D = 1 to 4, got {list(points.shape)}"
         )
-    size = torch.as_tensor(voxel_size, dtype=torch.float64, device=points.device)
-    if size.dim() > 1 or size.numel() not in (1, points.shape[1]) or not bool((size > 0).all()):
+    try:
+        size = torch.as_tensor(voxel_size, dtype=torch.float64, device=points.device)
+    except (TypeError, ValueError) as error:
+        kind = type(voxel_size).__name__
+        raise TypeError(f"{name}: voxel_size: expected a length, got {kind}") from error
+    right = size.dim() <= 1 and size.numel() in (1, points.shape[1])
+    if not right or not bool(((size > 0) & size.isfinite()).all()):
         raise ValueError(
             f"{name}: voxel_size: expected a positive length, or {points.shape[1]} of them, "
             f"got {voxel_size}"
@@ -103,7 +110,7 @@ def batch_column(name: str, batch: Tensor | None, points: Tensor) -> Tensor:
         int32 [N, 1].
 
     Raises:
-        ValueError: The shape or the device is another.
+        ValueError: The shape or the device is another, or an item is beyond int32.
 
     Example:
         >>> batch_column("f", None, torch.zeros(2, 3)).tolist()
@@ -112,12 +119,19 @@ def batch_column(name: str, batch: Tensor | None, points: Tensor) -> Tensor:
     n = points.shape[0]
     if batch is None:
         return torch.zeros(n, 1, dtype=torch.int32, device=points.device)
+    check_tensor(name, "batch", batch)
     if batch.shape != (n,) or batch.is_floating_point() or batch.device != points.device:
         raise ValueError(
             f"{name}: batch: expected whole numbers of shape [{n}] on {points.device}, "
             f"got {batch.dtype} {list(batch.shape)} on {batch.device}"
         )
-    return batch.int()[:, None]
+    narrow = batch.int()
+    if batch.dtype == torch.int64 and not torch.equal(narrow.long(), batch):
+        raise ValueError(
+            f"{name}: batch: expected items below 2^31, "
+            f"got {int(batch.min())} to {int(batch.max())}"
+        )
+    return narrow[:, None]
 
 
 def hash(coords: Tensor) -> Tensor:
@@ -158,6 +172,7 @@ def hash_query(queries: Tensor, keys: Tensor) -> Tensor:
         [1, -1]
     """
     for argument, tensor in (("queries", queries), ("keys", keys)):
+        check_tensor("hash_query", argument, tensor)
         if tensor.dtype != torch.int64:
             raise TypeError(f"hash_query: {argument}: expected int64, got {tensor.dtype}")
     if keys.dim() != 1:

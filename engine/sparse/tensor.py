@@ -17,7 +17,16 @@ from torch import Tensor
 
 from ...cuda.sparse import map_ops, pool_ops
 from . import interpolate
-from .arguments import REDUCTIONS, Ints, Reduction, check_coordinates, check_rows, ints, one_of
+from .arguments import (
+    REDUCTIONS,
+    Ints,
+    Reduction,
+    check_coordinates,
+    check_rows,
+    check_tensor,
+    ints,
+    one_of,
+)
 from .cache import MapCache
 from .coordinates import Level
 from .quantize import quantize
@@ -124,14 +133,20 @@ class SparseTensor:
             The tensor; it shares coordinates and cache with this one.
 
         Raises:
-            ValueError: There are more or fewer rows.
+            ValueError: There are more or fewer rows, or they are on another device.
 
         Example:
             >>> x = SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.ones(1, 2))
             >>> x.replace(torch.zeros(1, 5)).channels
             5
         """
-        if feats.dim() != 2 or feats.shape[0] != self.feats.shape[0]:
+        held = self.feats
+        if (
+            not isinstance(feats, Tensor)
+            or feats.dim() != 2
+            or feats.shape[0] != held.shape[0]
+            or feats.device != held.device
+        ):
             check_rows("SparseTensor.replace", "feats", feats, len(self), self.device)
         return SparseTensor.on(feats, self.level, self.maps)
 
@@ -404,6 +419,7 @@ class SparseTensor:
             [[0, 0, 0], [0, 1, 1], [0, 2, 2]]
         """
         name = "SparseTensor.from_dense"
+        check_tensor(name, "dense", dense)
         if not 3 <= dense.dim() <= 6:
             raise ValueError(
                 f"{name}: dense: expected shape [batch_size, C, *sizes] with 1 to 4 sizes, "
@@ -459,6 +475,7 @@ class SparseTensor:
         """
         name = "SparseTensor.from_points"
         one_of(name, "reduction", reduction, REDUCTIONS)
+        check_tensor(name, "points", points)
         check_rows(name, "feats", feats, points.shape[0], points.device)
         voxels = quantize(points, voxel_size, batch, name=name)
         ndim = voxels.coords.shape[1] - 1

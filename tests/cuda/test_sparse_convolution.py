@@ -343,6 +343,7 @@ def test_every_instruction_set(number: int, level: str, tmp_path: Path) -> None:
     source, target = tmp_path / "given.safetensors", tmp_path / "found.safetensors"
     save_file(given, source)
     environment = {**os.environ, "FIELDLINE_ISA": level, "FIELDLINE_BF16": "pairs"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, "-P", "-c", LEVELS, str(source), str(target)]
     subprocess.run(command, env=environment, check=True, timeout=300)
     for name, value in load_file(target).items():

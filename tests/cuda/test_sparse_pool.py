@@ -282,7 +282,8 @@ INTERPOLATE = Case(
 
 def hashed_row(queries: Tensor) -> Tensor:
     """A row for two coordinates of three."""
-    mixed = (queries.long() * torch.tensor([7, 31, 57, 11, 3])[: queries.shape[1]]).sum(dim=1)
+    factors = queries.new_tensor([7, 31, 57, 11, 3], dtype=torch.int64)[: queries.shape[1]]
+    mixed = (queries.long() * factors).sum(dim=1)
     return torch.where(mixed % 3 == 0, -1, mixed % 10).int()
 
 
@@ -694,11 +695,12 @@ def test_every_instruction_set(level: int, isa: str) -> None:
     command += ["-k", "values-cpu and (some or odd or long) or half and cpu or halves and cpu"]
     done = subprocess.run(
         command,
-        env={**os.environ, "FIELDLINE_ISA": isa},
+        env={**os.environ, "FIELDLINE_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout[-2000:]
 
