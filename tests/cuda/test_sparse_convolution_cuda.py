@@ -264,21 +264,25 @@ def test_a_plan_of_other_sizes_is_an_error() -> None:
 
 
 def test_forms_that_lie_stay_inside_their_tensors() -> None:
-    """What comes out is unsaid; with AddressSanitizer this would stop at the first stray access."""
+    """What comes out is unsaid, what went in stays; with AddressSanitizer this would stop at the
+    first stray access."""
     table = a_table(150)
     made = KernelMap.from_table(table, table.shape[1])
     x, w = torch.ones(table.shape[1], 8), torch.ones(27, 8, 8)
+    kept = table.clone()
     for form in ("implicit", "grouped"):
         forms = made.gpu_operands(form, 3, 64)
         for name, value in zip(forms._fields, forms):
             for lie in (torch.iinfo(value.dtype).max, torch.iinfo(value.dtype).min, -1):
                 given = forms._replace(**{name: torch.full_like(value, lie)})
                 with running_on("emulated"):
-                    library.ops().sparse_conv(
+                    out = library.ops().sparse_conv(
                         *(x, w, None, None, 0, 0.0, False, made.n_out, *given, *given, False)
                     )
+                    assert out.shape == (made.n_out, 8)
                     if form == "grouped":
                         library.ops().sparse_conv_weight_gradient(x, x, 1, False, *given[:4])
+    assert torch.equal(table, kept) and bool((x == 1).all()) and bool((w == 1).all())
 
 
 def test_padded_pairs_count_whole_tiles() -> None:

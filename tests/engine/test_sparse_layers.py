@@ -304,3 +304,9 @@ def test_dilation_is_not_ignored() -> None:
     y = fl.nn.functional.conv(x, weight, dilation=2)
     assert y.coords[:, 1].tolist() == [-4, -2, 0, 2]
     assert y.feats[:, 0].tolist() == [1, 11, 11, 10]
+
+
+@pytest.mark.parametrize("x", [torch.ones(2, 4), [1.0], None])
+def test_a_convolution_takes_sparse_tensors(x: object) -> None:
+    with pytest.raises(TypeError, match="SubmConv2d: x: expected a SparseTensor, got"):
+        fl.nn.SubmConv2d(4, 4, 3)(x)  # pyright: ignore[reportArgumentType]

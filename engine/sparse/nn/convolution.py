@@ -108,6 +108,10 @@ class Convolution(nn.Module):
         Returns:
             [M, C_out].
         """
+        if not isinstance(x, SparseTensor):
+            raise TypeError(
+                f"{type(self).__name__}: x: expected a SparseTensor, got {type(x).__name__}"
+            )
         if x.feats.shape[1] != self.in_channels:
             raise ValueError(
                 f"{type(self).__name__}: x: expected {self.in_channels} channels, got {x.channels}"
