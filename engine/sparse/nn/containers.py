@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modules made of modules."""
+"""Modules made of modules.
+
+A batch normalisation, the residual added to it and the activation behind run as one operator, in
+training as in evaluation, unless someone watches one of them: a module with hooks runs by itself.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..tensor import SparseTensor
+from .activation import known
 from .convolution import Convolution
+from .normalisation import BatchNorm, normalised
 
 
 def apply(module: nn.Module, x: Any) -> Any:
@@ -30,6 +38,52 @@ def apply(module: nn.Module, x: Any) -> Any:
     if dense and isinstance(x, SparseTensor) and not isinstance(module, nn.Sequential):
         return x.replace(module(x.feats))
     return module(x)
+
+
+def run(modules: Sequence[nn.Module], x: Any) -> Any:
+    """Runs modules one after another.
+
+    Args:
+        modules: Any.
+        x: What the first one takes.
+
+    Returns:
+        What the last one returns.
+
+    Example:
+        >>> x = SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.tensor([[-2.0]]))
+        >>> run([torch.nn.BatchNorm1d(1).eval(), torch.nn.ReLU()], x).feats
+        tensor([[0.]])
+    """
+    done = 0
+    while done < len(modules):
+        module = modules[done]
+        if isinstance(x, SparseTensor) and _is_norm(module):
+            following = modules[done + 1] if done + 1 < len(modules) else None
+            x, taken = _normalise(module, x, None, following)
+            done += 1 + taken
+        else:
+            x = apply(module, x)
+            done += 1
+    return x
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return type(module).forward in _NORM_FORWARDS and isinstance(module, nn.BatchNorm1d)
+
+
+_NORM_FORWARDS = (BatchNorm.forward, nn.BatchNorm1d.forward)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a call is its forward and nothing else."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )
 
 
 class Sequential(nn.Sequential):

@@ -11,8 +11,43 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ....cuda.sparse.conv_ops import Activation
+from ....cuda.sparse.norm_ops import sparse_batch_norm
 from ..functional.normalisation import group_norm
 from ..tensor import SparseTensor
+
+
+def normalised(
+    norm: nn.BatchNorm1d,
+    feats: Tensor,
+    residual: Tensor | None = None,
+    activation: Activation = "none",
+    slope: float = 0.0,
+) -> Tensor:
+    """What a batch normalisation, ours or torch's, makes of rows, with what follows it.
+
+    Args:
+        norm: The module; in training its running statistics are updated.
+        feats: [N, C].
+        residual: [N, C], added before the activation.
+        activation: Of the sum.
+        slope: Of the leaky ReLU.
+
+    Returns:
+        [N, C].
+
+    Example:
+        >>> normalised(nn.BatchNorm1d(1), torch.tensor([[1.0], [3.0]]), None, "relu").shape
+        torch.Size([2, 1])
+    """
+    mean, variance, tracked = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    if norm.training and not norm.track_running_stats:
+        mean = variance = tracked = None
+    return sparse_batch_norm(
+        *(feats, mean, variance, norm.weight, norm.bias),
+        *(norm.training or mean is None, norm.momentum, norm.eps),
+        *(residual, activation, slope, tracked),
+    )
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -34,10 +69,9 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # pyright: ignore
-        """Normalises; a tensor without rows stays as it is."""
-        if x.feats.shape[0] == 0:
-            return x
-        return SparseTensor.on(super().forward(x.feats), x.level, x.maps)
+        """Normalises; from a tensor without rows nothing is learnt."""
+        _check_channels(self, x, self.num_features)
+        return SparseTensor.on(normalised(self, x.feats), x.level, x.maps)
 
 
 class SyncBatchNorm(BatchNorm):
@@ -215,6 +249,8 @@ class LayerNorm(nn.LayerNorm):
 
 
 def _check_channels(module: nn.Module, x: SparseTensor, channels: int) -> None:
-    if x.channels != channels:
-        name = type(module).__name__
+    name = type(module).__name__
+    if not isinstance(x, SparseTensor):
+        raise TypeError(f"{name}: x: expected a SparseTensor, got {type(x).__name__}")
+    if x.feats.shape[1] != channels:
         raise ValueError(f"{name}: x: expected {channels} channels, got {x.channels}")
