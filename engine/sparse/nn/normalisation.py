@@ -36,10 +36,15 @@ def normalised(
     Returns:
         [N, C].
 
+    Raises:
+        ValueError: There are other channels.
+
     Example:
         >>> normalised(nn.BatchNorm1d(1), torch.tensor([[1.0], [3.0]]), None, "relu").shape
         torch.Size([2, 1])
     """
+    if feats.shape[1] != norm.num_features:
+        raise _misfit(norm, norm.num_features, feats.shape[1])
     mean, variance, tracked = norm.running_mean, norm.running_var, norm.num_batches_tracked
     if norm.training and not norm.track_running_stats:
         mean = variance = tracked = None
@@ -70,7 +75,9 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # pyright: ignore
         """Normalises; from a tensor without rows nothing is learnt."""
-        _check_channels(self, x, self.num_features)
+        if not isinstance(x, SparseTensor):
+            name = type(self).__name__
+            raise TypeError(f"{name}: x: expected a SparseTensor, got {type(x).__name__}")
         return SparseTensor.on(normalised(self, x.feats), x.level, x.maps)
 
 
@@ -249,8 +256,9 @@ class LayerNorm(nn.LayerNorm):
 
 
 def _check_channels(module: nn.Module, x: SparseTensor, channels: int) -> None:
-    name = type(module).__name__
-    if not isinstance(x, SparseTensor):
-        raise TypeError(f"{name}: x: expected a SparseTensor, got {type(x).__name__}")
-    if x.feats.shape[1] != channels:
-        raise ValueError(f"{name}: x: expected {channels} channels, got {x.channels}")
+    if x.channels != channels:
+        raise _misfit(module, channels, x.channels)
+
+
+def _misfit(module: nn.Module, channels: int, found: int) -> ValueError:
+    return ValueError(f"{type(module).__name__}: x: expected {channels} channels, got {found}")
