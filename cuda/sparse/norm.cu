@@ -412,6 +412,7 @@ struct CudaNorm {
 FL_LIBRARY_IMPL_CUDA(m) {
   m.impl("sparse_batch_statistics", TORCH_BOX(&sparse_batch_statistics<CudaNorm>));
   m.impl("sparse_batch_norm", TORCH_BOX(&sparse_batch_norm<CudaNorm>));
+  m.impl("sparse_batch_norm_training", TORCH_BOX(&sparse_batch_norm_training<CudaNorm>));
   m.impl("sparse_batch_norm_backward", TORCH_BOX(&sparse_batch_norm_backward<CudaNorm>));
 }
 

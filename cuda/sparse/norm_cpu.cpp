@@ -136,6 +136,7 @@ struct CpuNorm {
 FL_LIBRARY_IMPL_CPU(m) {
   m.impl("sparse_batch_statistics", TORCH_BOX(&sparse_batch_statistics<CpuNorm>));
   m.impl("sparse_batch_norm", TORCH_BOX(&sparse_batch_norm<CpuNorm>));
+  m.impl("sparse_batch_norm_training", TORCH_BOX(&sparse_batch_norm_training<CpuNorm>));
   m.impl("sparse_batch_norm_backward", TORCH_BOX(&sparse_batch_norm_backward<CpuNorm>));
 }
 

@@ -68,6 +68,7 @@ std::tuple<Tensor, Tensor> sparse_batch_statistics(Tensor features,
   check_written(running_var, op, "running_var");
   make_dense(features);
   const int64_t n = features.size(0), channels = features.size(1);
+  STD_TORCH_CHECK(n != 1, op, ": features: expected more than 1 value per channel, got 1 row");
   if (n == 0) {
     const Tensor zeros = new_zeros(features, {channels}, sum_dtype(features));
     return {zeros, new_zeros(features, {channels}, sum_dtype(features))};
@@ -88,22 +89,28 @@ std::tuple<Tensor, Tensor> sparse_batch_statistics(Tensor features,
 }
 
 struct NormInput {
-  Tensor features, mean, variance;
+  Tensor features;
   std::optional<Tensor> weight, bias, residual;
   double eps, slope;
   int64_t activation;
+  Tensor mean = {}, variance = {};
 
   void check(const char* op) {
     check_element(features, op, "features");
     check_shape(features, {-1, -1}, op, "features");
-    check_channels(mean, features, op, "mean");
-    check_channels(variance, features, op, "variance");
     check_channels(weight, features, op, "weight");
     check_channels(bias, features, op, "bias");
     check_rows_like(residual, features, op, "residual");
     STD_TORCH_CHECK(activation >= 0 && activation < kActivations, op,
                     ": activation: expected 0 to ", kActivations - 1, ", got ", activation);
-    dense_all(features, mean, variance, weight, bias, residual);
+    dense_all(features, weight, bias, residual);
+  }
+
+  void set_statistics(const Tensor& mean_in, const Tensor& variance_in, const char* op) {
+    mean = mean_in, variance = variance_in;
+    check_channels(mean, features, op, "mean");
+    check_channels(variance, features, op, "variance");
+    dense_all(mean, variance);
   }
 
   template <typename T>
@@ -116,14 +123,8 @@ struct NormInput {
   }
 };
 
-// Whether mean and variance are those of the features matters to the gradient alone.
 template <typename Backend>
-Tensor sparse_batch_norm(Tensor features, Tensor mean, Tensor variance,
-                         std::optional<Tensor> weight, std::optional<Tensor> bias,
-                         std::optional<Tensor> residual, bool, double eps, int64_t activation,
-                         double slope) {
-  NormInput in{features, mean, variance, weight, bias, residual, eps, slope, activation};
-  in.check("sparse_batch_norm");
+Tensor normalised(const NormInput& in) {
   Tensor out = new_empty(in.features, {in.features.size(0), in.features.size(1)});
   if (out.numel() == 0) return out;
   dispatch_element(in.features, [&](auto t) {
@@ -133,14 +134,44 @@ Tensor sparse_batch_norm(Tensor features, Tensor mean, Tensor variance,
   return out;
 }
 
+// Whether mean and variance are those of the features matters to the gradient alone.
+template <typename Backend>
+Tensor sparse_batch_norm(Tensor features, Tensor mean, Tensor variance,
+                         std::optional<Tensor> weight, std::optional<Tensor> bias,
+                         std::optional<Tensor> residual, bool, double eps, int64_t activation,
+                         double slope) {
+  const char* op = "sparse_batch_norm";
+  NormInput in{features, weight, bias, residual, eps, slope, activation};
+  in.check(op);
+  in.set_statistics(mean, variance, op);
+  return normalised<Backend>(in);
+}
+
+// All is checked before the running statistics change.
+template <typename Backend>
+std::tuple<Tensor, Tensor, Tensor> sparse_batch_norm_training(
+    Tensor features, std::optional<Tensor> running_mean, std::optional<Tensor> running_var,
+    std::optional<Tensor> tracked, std::optional<Tensor> weight, std::optional<Tensor> bias,
+    std::optional<Tensor> residual, std::optional<double> momentum, double eps, int64_t activation,
+    double slope) {
+  const char* op = "sparse_batch_norm_training";
+  NormInput in{features, weight, bias, residual, eps, slope, activation};
+  in.check(op);
+  const auto [mean, variance] =
+      sparse_batch_statistics<Backend>(in.features, running_mean, running_var, tracked, momentum);
+  in.set_statistics(mean, variance, op);
+  return {normalised<Backend>(in), mean, variance};
+}
+
 template <typename Backend>
 std::tuple<Tensor, Tensor, Tensor, Tensor> sparse_batch_norm_backward(
     Tensor gradient, Tensor features, Tensor mean, Tensor variance, std::optional<Tensor> weight,
     std::optional<Tensor> bias, std::optional<Tensor> residual, std::optional<Tensor> out,
     bool of_batch, double eps, int64_t activation, double slope, bool wants_residual) {
   const char* op = "sparse_batch_norm_backward";
-  NormInput in{features, mean, variance, weight, bias, residual, eps, slope, activation};
+  NormInput in{features, weight, bias, residual, eps, slope, activation};
   in.check(op);
+  in.set_statistics(mean, variance, op);
   check_rows_like(gradient, in.features, op, "gradient");
   check_rows_like(out, in.features, op, "out");
   dense_all(gradient, out);

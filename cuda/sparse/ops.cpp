@@ -89,7 +89,8 @@ FL_LIBRARY_FRAGMENT(m) {
       "bool renormalise, Tensor gradient) -> Tensor");
 }
 
-// Batch normalisation. Statistics belong to the features: their gradient is part of the norm's.
+// Batch normalisation. Statistics belong to the features: their gradient is part of the norm's. A
+// training step is both in one call.
 FL_LIBRARY_FRAGMENT(m) {
   m.def(
       "sparse_batch_statistics(Tensor features, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
@@ -98,6 +99,11 @@ FL_LIBRARY_FRAGMENT(m) {
       "sparse_batch_norm(Tensor features, Tensor mean, Tensor variance, Tensor? weight, "
       "Tensor? bias, Tensor? residual, bool of_batch, float eps, int activation, float slope) -> "
       "Tensor");
+  m.def(
+      "sparse_batch_norm_training(Tensor features, Tensor(a!)? running_mean, "
+      "Tensor(b!)? running_var, Tensor(c!)? tracked, Tensor? weight, Tensor? bias, "
+      "Tensor? residual, float? momentum, float eps, int activation, float slope) -> "
+      "(Tensor out, Tensor mean, Tensor variance)");
   m.def(
       "sparse_batch_norm_backward(Tensor gradient, Tensor features, Tensor mean, Tensor variance, "
       "Tensor? weight, Tensor? bias, Tensor? residual, Tensor? out, bool of_batch, float eps, "
