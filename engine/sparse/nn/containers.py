@@ -53,8 +53,8 @@ def run(modules: Sequence[nn.Module], x: Any) -> Any:
 
     Example:
         >>> x = SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.tensor([[-2.0]]))
-        >>> run([torch.nn.BatchNorm1d(1).eval(), torch.nn.ReLU()], x).feats
-        tensor([[0.]])
+        >>> run([torch.nn.BatchNorm1d(1).eval(), torch.nn.ReLU()], x).feats.tolist()
+        [[0.0]]
     """
     next_one = 0
     while next_one < len(modules):
@@ -161,14 +161,17 @@ class Residual(nn.Module):
         """Runs both ways and adds."""
         beside = x if self.shortcut is None else apply(self.shortcut, x)
         *steps, last = _steps(self.main)
+        if not _is_open_norm(last, x):
+            return self._activated(apply(self.main, x) + beside)
         out = run(steps, x)
-        if not _is_open_norm(last, out) or not _adds_up(out, beside):
-            out = apply(last, out) + beside
-            return out if self.activation is None else apply(self.activation, out)
+        if not _adds_up(out, beside):
+            return self._activated(apply(last, out) + beside)
         activation = None if self.activation is None else _open_activation(self.activation)
         out = _normalise(last, out, beside.feats, activation)
-        done = self.activation is None or activation is not None
-        return out if done else apply(self.activation, out)
+        return out if activation is not None else self._activated(out)
+
+    def _activated(self, x: SparseTensor) -> SparseTensor:
+        return x if self.activation is None else apply(self.activation, x)
 
 
 def _steps(main: nn.Module) -> tuple[nn.Module, ...]:
