@@ -8,7 +8,7 @@ training as in evaluation, unless someone watches one of them: a module with hoo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -72,7 +72,7 @@ def run(modules: Sequence[nn.Module], x: Any) -> Any:
 _NORM_FORWARDS = (BatchNorm.forward, nn.BatchNorm1d.forward)
 
 
-def _is_open_norm(module: nn.Module, x: Any) -> bool:
+def _is_open_norm(module: nn.Module, x: Any) -> TypeGuard[nn.BatchNorm1d]:
     """Whether what follows a module can run with it."""
     return (
         type(module).forward in _NORM_FORWARDS
@@ -100,7 +100,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _normalise(
-    norm: nn.Module,
+    norm: nn.BatchNorm1d,
     x: SparseTensor,
     residual: Tensor | None,
     activation: tuple[Activation, float] | None,
@@ -175,8 +175,9 @@ class Residual(nn.Module):
 
 
 def _steps(main: nn.Module) -> tuple[nn.Module, ...]:
-    is_sequence = type(main).forward is Sequential.forward and _is_plain(main)
-    return (tuple(main) if is_sequence else ()) or (main,)
+    if isinstance(main, Sequential) and len(main) and _is_plain(main):
+        return tuple(main) if type(main).forward is Sequential.forward else (main,)
+    return (main,)
 
 
 def _adds_up(x: SparseTensor, other: SparseTensor) -> bool:
