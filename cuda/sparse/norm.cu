@@ -14,8 +14,9 @@ namespace {
 
 constexpr int kRowsAtOnce = 4;
 constexpr int kPartsAtOnce = 4;
-constexpr int64_t kMostParts = 256;
-constexpr unsigned kMostColumns = 16;
+constexpr int64_t kMostParts = 264;
+constexpr int64_t kMostPacks = 32;      // of a row, in a block
+constexpr int64_t kMostChannels = 256;  // the same in channels
 
 struct RowSpan {
   int64_t begin, end;
@@ -42,9 +43,72 @@ FL_D void each_few_rows(RowSpan span, const F& f) {
   }
 }
 
+// Values of the channels of a block: each is worked out by one thread and read by those below it.
+template <typename S, int kLists>
+struct ChannelMemory {
+  S* values;
+
+  // f(channel) gives kLists values.
+  template <int V, typename F>
+  FL_D void fill(int64_t channels, const F& f) const {
+    const int width = static_cast<int>(blockDim.x) * V;
+    const int64_t first = static_cast<int64_t>(blockIdx.y) * width;
+    const int threads = static_cast<int>(blockDim.x * blockDim.y);
+    for (int c = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x); c < width;
+         c += threads) {
+      if (first + c >= channels) break;
+      S found[kLists];
+      f(first + c, found);
+      FL_UNROLL
+      for (int k = 0; k < kLists; ++k) values[k * kMostChannels + c] = found[k];
+    }
+    __syncthreads();
+  }
+  template <int V>
+  FL_D void read(int list, S (&mine)[V]) const {
+    const Pack<S, V> pack = load_pack<V>(values + list * kMostChannels + threadIdx.x * V);
+    FL_UNROLL
+    for (int v = 0; v < V; ++v) mine[v] = pack.v[v];
+  }
+};
+
+// (x - mean) * scale + shift for the channels of a thread.
+template <int V, typename S>
+struct Scales {
+  S mean[V], scale[V], shift[V];
+
+  template <int kLists>
+  FL_D explicit Scales(const ChannelMemory<S, kLists>& memory) {
+    memory.template read<V>(0, mean);
+    memory.template read<V>(1, scale);
+    memory.template read<V>(2, shift);
+  }
+  FL_D S operator()(S x, int v) const { return ChannelScale<S>{mean[v], scale[v], shift[v]}(x); }
+};
+
+template <typename T>
+struct ScaleOf {
+  NormArgs<T> a;
+  FL_D void operator()(int64_t channel, Sum<T>* found) const {
+    const ChannelScale<Sum<T>> scale = a.scale_of(channel);
+    found[0] = scale.mean, found[1] = scale.scale, found[2] = scale.shift;
+  }
+};
+
+template <typename T>
+struct GradientOf {
+  NormGradientArgs<T> a;
+  FL_D void operator()(int64_t channel, Sum<T>* found) const {
+    ScaleOf<T>{a.forward}(channel, found);
+    const ChannelGradient<Sum<T>> gradient = a.gradient_of(channel);
+    found[3] = gradient.offset, found[4] = gradient.slope;
+  }
+};
+
 template <int V, typename T>
 struct StatisticsTask {
   using S = Sum<T>;
+  static constexpr int kLists = 0;
   StatisticsArgs<T> a;
 
   struct State {
@@ -78,7 +142,8 @@ struct StatisticsTask {
     }
   };
 
-  FL_D State reduce(RowSpan span, int64_t channel) const {
+  FL_D void prepare(const ChannelMemory<S, kLists>&) const {}
+  FL_D State reduce(RowSpan span, int64_t channel, const ChannelMemory<S, kLists>&) const {
     State state{};
     each_few_rows(span, [&](int64_t row, int n) {
       Pack<T, V> packs[kRowsAtOnce];
@@ -98,8 +163,14 @@ struct StatisticsTask {
   }
 };
 
+// Which activation a kernel was made for; -1: any.
+template <int kKind, typename T>
+FL_D Activation kind_of(const NormArgs<T>& a) {
+  return kKind < 0 ? a.activation : static_cast<Activation>(kKind);
+}
+
 // The gradient of z at the rows that a thread holds.
-template <int V, typename T>
+template <int V, int kKind, typename T>
 struct GradientRows {
   Pack<T, V> gradient[kRowsAtOnce], features[kRowsAtOnce], beside[kRowsAtOnce] = {};
 
@@ -108,27 +179,22 @@ struct GradientRows {
     const T* const other = a.out != nullptr ? a.out : a.forward.residual;
     load_rows(gradient, a.gradient, row, end, channel, channels);
     load_rows(features, a.forward.features, row, end, channel, channels);
-    if (other != nullptr && a.forward.activation != Activation::none)
+    if (other != nullptr && kind_of<kKind>(a.forward) != Activation::none)
       load_rows(beside, other, row, end, channel, channels);
   }
-  FL_D Sum<T> operator()(const NormGradientArgs<T>& a, const ChannelScale<Sum<T>>& scale, int k,
+  FL_D Sum<T> operator()(const NormGradientArgs<T>& a, const Scales<V, Sum<T>>& scales, int k,
                          int v) const {
     const NormArgs<T>& forward = a.forward;
+    const Activation kind = kind_of<kKind>(forward);
     const Sum<T> g = widen(gradient[k].v[v]);
-    if (forward.activation == Activation::none) return g;
+    if (kind == Activation::none) return g;
     if (a.out != nullptr)
-      return activation_vjp_of_output(forward.activation, widen(beside[k].v[v]), forward.slope, g);
-    Sum<T> z = scale(widen(features[k].v[v]));
+      return activation_vjp_of_output(kind, widen(beside[k].v[v]), forward.slope, g);
+    Sum<T> z = scales(widen(features[k].v[v]), v);
     if (forward.residual != nullptr) z += widen(beside[k].v[v]);
-    return activation_vjp(forward.activation, z, forward.slope, g);
+    return activation_vjp(kind, z, forward.slope, g);
   }
 };
-
-template <int V, typename T>
-FL_D void load_scales(ChannelScale<Sum<T>> (&scales)[V], const NormArgs<T>& a, int64_t channel) {
-  FL_UNROLL
-  for (int v = 0; v < V; ++v) scales[v] = a.scale_of(channel + v);
-}
 
 template <int V, typename T>
 FL_D void store_rows(T* to, const Pack<T, V> (&packs)[kRowsAtOnce], int64_t first, int n,
@@ -141,9 +207,10 @@ FL_D void store_rows(T* to, const Pack<T, V> (&packs)[kRowsAtOnce], int64_t firs
 }
 
 // Sums of the gradient of z, and of its products with x - mean.
-template <int V, typename T>
+template <int V, int kKind, typename T>
 struct GradientTask {
   using S = Sum<T>;
+  static constexpr int kLists = 3;
   NormGradientArgs<T> a;
 
   struct State {
@@ -158,20 +225,22 @@ struct GradientTask {
     }
   };
 
-  FL_D State reduce(RowSpan span, int64_t channel) const {
+  FL_D void prepare(const ChannelMemory<S, kLists>& memory) const {
+    memory.template fill<V>(a.forward.channels, ScaleOf<T>{a.forward});
+  }
+  FL_D State reduce(RowSpan span, int64_t channel, const ChannelMemory<S, kLists>& memory) const {
     State state{};
-    ChannelScale<S> scales[V];
-    load_scales(scales, a.forward, channel);
+    const Scales<V, S> scales(memory);
     each_few_rows(span, [&](int64_t row, int n) {
-      const GradientRows<V, T> rows(a, row, span.end, channel);
+      const GradientRows<V, kKind, T> rows(a, row, span.end, channel);
       Pack<T, V> packs[kRowsAtOnce] = {};
       FL_UNROLL
       for (int k = 0; k < kRowsAtOnce; ++k) FL_UNROLL
       for (int v = 0; v < V; ++v) {
         if (k >= n) continue;
-        const S g = rows(a, scales[v], k, v);
+        const S g = rows(a, scales, k, v);
         state.sums[v] += g;
-        state.products[v] += g * (widen(rows.features[k].v[v]) - scales[v].mean);
+        state.products[v] += g * (widen(rows.features[k].v[v]) - scales.mean[v]);
         narrow(g, packs[k].v[v]);
       }
       if (a.g_residual != nullptr)
@@ -186,22 +255,36 @@ struct GradientTask {
   FL_D void finish() const {}
 };
 
-// How rows are cut into parts, and channels into columns of blocks.
+// A thread has V channels, and those of a block lie side by side: no lane idles, whatever the width
+// of a row. Channels beyond a block's are another column of blocks.
 template <int V>
-struct PartShape {
-  RowShape rows;
-  int64_t packs, columns, part_rows, parts;
+struct NormShape {
+  int64_t packs, columns;
+  dim3 block;
 
-  PartShape(int64_t n, int64_t channels) : rows(channels, V, kMostColumns), packs(channels / V) {
-    columns = (packs + rows.block.x - 1) / rows.block.x;
-    const int64_t least = static_cast<int64_t>(rows.block.y) * kRowsAtOnce;
-    const int64_t wanted = (n + kMostParts - 1) / kMostParts;
+  explicit NormShape(int64_t channels) : packs(channels / V) {
+    columns = (packs + kMostPacks - 1) / kMostPacks;
+    const int64_t width = columns > 0 ? (packs + columns - 1) / columns : 1;
+    block = dim3(static_cast<unsigned>(width), static_cast<unsigned>(kRowThreads / width));
+  }
+  int64_t rows_at_once() const { return static_cast<int64_t>(block.y) * kRowsAtOnce; }
+  dim3 grid(int64_t blocks) const {
+    return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(columns));
+  }
+};
+
+// How rows are cut into parts whose sums are joined.
+template <int V>
+struct PartShape : NormShape<V> {
+  int64_t part_rows, parts;
+
+  PartShape(int64_t n, int64_t channels) : NormShape<V>(channels) {
+    const int64_t least = this->rows_at_once(), wanted = (n + kMostParts - 1) / kMostParts;
     part_rows = (wanted + least - 1) / least * least;
     parts = (n + part_rows - 1) / part_rows;
   }
-  dim3 grid() const { return dim3(static_cast<unsigned>(parts), static_cast<unsigned>(columns)); }
-  // A multiple of 16, for states lie behind them.
-  std::size_t counter_bytes() const { return (columns + 4) / 4 * 4 * sizeof(unsigned); }
+  // A multiple of 64, for states lie behind them.
+  std::size_t counter_bytes() const { return (this->columns + 16) / 16 * 16 * sizeof(unsigned); }
 };
 
 template <typename State>
@@ -256,7 +339,7 @@ FL_D bool comes_last(unsigned* arrived, unsigned count, int* answer) {
 }
 
 template <int V, typename Task>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2)
+FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 3)
     sum_rows_kernel(Task task, PartMemory<typename Task::State> memory) {
   using State = typename Task::State;
   FL_SHARED(unsigned char, bytes, sizeof(State) * kRowThreads);
@@ -264,7 +347,10 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2)
   State* const states = reinterpret_cast<State*>(&bytes[0]) + threadIdx.x;
   const int64_t pack = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
   const bool inside = pack < memory.packs, first = threadIdx.y == 0 && inside;
-  join_threads(inside ? task.reduce(memory.span(blockIdx.x), pack * V) : State{}, states);
+  FL_SHARED(typename Task::S, values, Task::kLists * kMostChannels + 1);
+  const ChannelMemory<typename Task::S, Task::kLists> channels{&values[0]};
+  task.prepare(channels);
+  join_threads(inside ? task.reduce(memory.span(blockIdx.x), pack * V, channels) : State{}, states);
   if (gridDim.x > 1) {
     if (first) memory.states[blockIdx.x * memory.packs + pack] = states[0];
     if (!comes_last(memory.arrived + blockIdx.y, gridDim.x, &answer[0])) return;
@@ -286,15 +372,8 @@ void sum_rows(const Task& task, int64_t n, int64_t channels, Stream stream) {
   const PartMemory<State> memory{reinterpret_cast<State*>(bytes + head),
                                  reinterpret_cast<unsigned*>(bytes), n, shape.part_rows,
                                  shape.packs};
-  FL_LAUNCH((sum_rows_kernel<V, Task>), shape.grid(), shape.rows.block, 0, stream, task, memory);
-}
-
-// Calls f(channel) with the first of this thread's channels, if there is one.
-template <int V, typename F>
-FL_D void each_column(int64_t channels, const F& f) {
-  const int64_t channel =
-      (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * static_cast<int64_t>(V);
-  if (channel < channels) f(channel);
+  FL_LAUNCH((sum_rows_kernel<V, Task>), shape.grid(shape.parts), shape.block, 0, stream, task,
+            memory);
 }
 
 FL_D RowSpan span_of_block(int64_t n) {
@@ -302,67 +381,72 @@ FL_D RowSpan span_of_block(int64_t n) {
   return {begin, begin + rows < n ? begin + rows : n};
 }
 
-template <int V, typename T>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2) normalise_kernel(NormArgs<T> a, T* out) {
+FL_D int64_t this_channel(int width) {
+  return (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * width;
+}
+
+template <int V, int kKind, typename T>
+FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 4) normalise_kernel(NormArgs<T> a, T* out) {
   using S = Sum<T>;
-  each_column<V>(a.channels, [&](int64_t channel) {
-    ChannelScale<S> scales[V];
-    load_scales(scales, a, channel);
-    const RowSpan span = span_of_block(a.n);
-    each_few_rows(span, [&](int64_t row, int n) {
-      Pack<T, V> packs[kRowsAtOnce], residual[kRowsAtOnce] = {};
-      load_rows(packs, a.features, row, span.end, channel, a.channels);
-      if (a.residual != nullptr)
-        load_rows(residual, a.residual, row, span.end, channel, a.channels);
-      FL_UNROLL
-      for (int k = 0; k < kRowsAtOnce; ++k) FL_UNROLL
-      for (int v = 0; v < V; ++v) {
-        if (k >= n) continue;
-        S z = scales[v](widen(packs[k].v[v]));
-        if (a.residual != nullptr) z += widen(residual[k].v[v]);
-        narrow(activate(a.activation, z, a.slope), packs[k].v[v]);
-      }
-      store_rows(out, packs, row, n, channel, a.channels);
-    });
+  constexpr int kLists = 3;
+  FL_SHARED(S, values, kLists * kMostChannels);
+  const ChannelMemory<S, kLists> memory{&values[0]};
+  memory.template fill<V>(a.channels, ScaleOf<T>{a});
+  const int64_t channel = this_channel(V);
+  if (channel >= a.channels) return;
+  const Scales<V, S> scales(memory);
+  const RowSpan span = span_of_block(a.n);
+  each_few_rows(span, [&](int64_t row, int n) {
+    Pack<T, V> packs[kRowsAtOnce], residual[kRowsAtOnce] = {};
+    load_rows(packs, a.features, row, span.end, channel, a.channels);
+    if (a.residual != nullptr) load_rows(residual, a.residual, row, span.end, channel, a.channels);
+    FL_UNROLL
+    for (int k = 0; k < kRowsAtOnce; ++k) FL_UNROLL
+    for (int v = 0; v < V; ++v) {
+      S z = scales(widen(packs[k].v[v]), v);
+      if (a.residual != nullptr) z += widen(residual[k].v[v]);
+      narrow(activate(kind_of<kKind>(a), z, a.slope), packs[k].v[v]);
+    }
+    store_rows(out, packs, row, n, channel, a.channels);
   });
 }
 
-template <int V, typename T>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2) gradient_kernel(NormGradientArgs<T> a) {
+template <int V, int kKind, typename T>
+FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 3) gradient_kernel(NormGradientArgs<T> a) {
   using S = Sum<T>;
-  each_column<V>(a.forward.channels, [&](int64_t channel) {
-    ChannelScale<S> scales[V];
-    ChannelGradient<S> gradients[V];
-    load_scales(scales, a.forward, channel);
+  constexpr int kLists = 5;
+  FL_SHARED(S, values, kLists * kMostChannels);
+  const ChannelMemory<S, kLists> memory{&values[0]};
+  memory.template fill<V>(a.forward.channels, GradientOf<T>{a});
+  const int64_t channel = this_channel(V);
+  if (channel >= a.forward.channels) return;
+  const Scales<V, S> scales(memory);
+  S offset[V], slope[V];
+  memory.template read<V>(3, offset);
+  memory.template read<V>(4, slope);
+  const RowSpan span = span_of_block(a.forward.n);
+  each_few_rows(span, [&](int64_t row, int n) {
+    const GradientRows<V, kKind, T> rows(a, row, span.end, channel);
+    Pack<T, V> packs[kRowsAtOnce];
     FL_UNROLL
-    for (int v = 0; v < V; ++v) gradients[v] = a.gradient_of(channel + v);
-    const RowSpan span = span_of_block(a.forward.n);
-    each_few_rows(span, [&](int64_t row, int n) {
-      const GradientRows<V, T> rows(a, row, span.end, channel);
-      Pack<T, V> packs[kRowsAtOnce] = {};
-      FL_UNROLL
-      for (int k = 0; k < kRowsAtOnce; ++k) FL_UNROLL
-      for (int v = 0; v < V; ++v) {
-        if (k >= n) continue;
-        const S distance = widen(rows.features[k].v[v]) - scales[v].mean;
-        const S g = rows(a, scales[v], k, v) - gradients[v].offset - distance * gradients[v].slope;
-        narrow(scales[v].scale * g, packs[k].v[v]);
-      }
-      store_rows(a.g_features, packs, row, n, channel, a.forward.channels);
-    });
+    for (int k = 0; k < kRowsAtOnce; ++k) FL_UNROLL
+    for (int v = 0; v < V; ++v) {
+      const S distance = widen(rows.features[k].v[v]) - scales.mean[v];
+      const S g = rows(a, scales, k, v) - offset[v] - distance * slope[v];
+      narrow(scales.scale[v] * g, packs[k].v[v]);
+    }
+    store_rows(a.g_features, packs, row, n, channel, a.forward.channels);
   });
 }
 
 template <int V, typename Kernel, typename... Arguments>
 void launch_over_rows(Kernel kernel, int64_t n, int64_t channels, Stream stream,
                       const Arguments&... arguments) {
-  constexpr int64_t most_blocks = 1024;
-  const PartShape<V> shape(n, channels);
-  const int64_t least = static_cast<int64_t>(shape.rows.block.y) * kRowsAtOnce;
-  const int64_t blocks = (n + least - 1) / least;
-  const dim3 grid(static_cast<unsigned>(blocks < most_blocks ? blocks : most_blocks),
-                  static_cast<unsigned>(shape.columns));
-  FL_LAUNCH(kernel, grid, shape.rows.block, 0, stream, arguments...);
+  constexpr int64_t most_blocks = 800;
+  const NormShape<V> shape(channels);
+  const int64_t blocks = (n + shape.rows_at_once() - 1) / shape.rows_at_once();
+  FL_LAUNCH(kernel, shape.grid(blocks < most_blocks ? blocks : most_blocks), shape.block, 0, stream,
+            arguments...);
 }
 
 template <typename... Pointers>
@@ -370,12 +454,34 @@ bool all_aligned(Pointers... pointers) {
   return (is_aligned(pointers) && ...);
 }
 
+// Calls f(std::integral_constant<int, kKind>).
+template <typename F>
+void dispatch_kind(Activation kind, const F& f) {
+  if (kind == Activation::none)
+    f(std::integral_constant<int, static_cast<int>(Activation::none)>{});
+  else if (kind == Activation::relu)
+    f(std::integral_constant<int, static_cast<int>(Activation::relu)>{});
+  else
+    f(std::integral_constant<int, -1>{});
+}
+
+// As dispatch_width, of at most 4 channels: more threads with few values each hide more latency
+// than fewer with many.
+template <typename T, typename F>
+void dispatch_narrow_width(int64_t channels, bool aligned, const F& f) {
+  constexpr int kWidest = sizeof(T) == 8 ? 2 : 4;
+  if (aligned && channels % kWidest == 0)
+    f(std::integral_constant<int, kWidest>{});
+  else
+    f(std::integral_constant<int, 1>{});
+}
+
 struct CudaNorm {
   template <typename T>
   static void statistics(const StatisticsArgs<T>& a, const Tensor& like) {
     const DeviceGuard guard(like.get_device_index());
     const Stream stream = current_stream(like.get_device_index());
-    dispatch_width<T>(a.channels, is_aligned(a.features), [&](auto width) {
+    dispatch_narrow_width<T>(a.channels, is_aligned(a.features), [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
       sum_rows<kWidth>(StatisticsTask<kWidth, T>{a}, a.n, a.channels, stream);
     });
@@ -385,9 +491,13 @@ struct CudaNorm {
   static void forward(const NormArgs<T>& a, T* out, const Tensor& like) {
     const DeviceGuard guard(like.get_device_index());
     const Stream stream = current_stream(like.get_device_index());
-    dispatch_width<T>(a.channels, all_aligned(a.features, a.residual, out), [&](auto width) {
+    dispatch_narrow_width<T>(a.channels, all_aligned(a.features, a.residual, out), [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      launch_over_rows<kWidth>(normalise_kernel<kWidth, T>, a.n, a.channels, stream, a, out);
+      dispatch_kind(a.activation, [&](auto kind) {
+        constexpr int kKind = decltype(kind)::value;
+        launch_over_rows<kWidth>(normalise_kernel<kWidth, kKind, T>, a.n, a.channels, stream, a,
+                                 out);
+      });
     });
   }
 
@@ -398,11 +508,17 @@ struct CudaNorm {
     const int64_t n = a.forward.n, channels = a.forward.channels;
     const bool aligned = all_aligned(a.forward.features, a.forward.residual, a.gradient, a.out,
                                      a.g_features, a.g_residual);
-    dispatch_width<T>(channels, aligned, [&](auto width) {
+    dispatch_narrow_width<T>(channels, aligned, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      sum_rows<kWidth>(GradientTask<kWidth, T>{a}, n, channels, stream);
-      launch_over_rows<kWidth>(gradient_kernel<kWidth, T>, n, channels, stream,
-                               a.from_gradient_of_z());
+      dispatch_kind(a.forward.activation, [&](auto kind) {
+        constexpr int kKind = decltype(kind)::value;
+        sum_rows<kWidth>(GradientTask<kWidth, kKind, T>{a}, n, channels, stream);
+      });
+      const NormGradientArgs<T> next = a.from_gradient_of_z();
+      dispatch_kind(next.forward.activation, [&](auto kind) {
+        constexpr int kKind = decltype(kind)::value;
+        launch_over_rows<kWidth>(gradient_kernel<kWidth, kKind, T>, n, channels, stream, next);
+      });
     });
   }
 };
