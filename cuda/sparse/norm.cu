@@ -12,6 +12,7 @@
 namespace fl::sparse {
 namespace {
 
+// Of each list of rows that a thread reads; of a list by itself, twice as many.
 constexpr int kRowsAtOnce = 4;
 constexpr int kPartsAtOnce = 4;
 constexpr int64_t kMostParts = 264;
@@ -22,24 +23,24 @@ struct RowSpan {
   int64_t begin, end;
 };
 
-template <int V, typename T>
-FL_D void load_rows(Pack<T, V> (&packs)[kRowsAtOnce], const T* from, int64_t first, int64_t end,
+template <int V, int kRows, typename T>
+FL_D void load_rows(Pack<T, V> (&packs)[kRows], const T* from, int64_t first, int64_t end,
                     int64_t channel, int64_t channels) {
   FL_UNROLL
-  for (int k = 0; k < kRowsAtOnce; ++k) {
+  for (int k = 0; k < kRows; ++k) {
     const int64_t row = first + k * static_cast<int64_t>(blockDim.y);
     packs[k] = row < end ? load_pack<V>(from + row * channels + channel) : Pack<T, V>{};
   }
 }
 
-// Calls f(row, n) for the rows of this thread, kRowsAtOnce at a time and blockDim.y apart; n of
+// Calls f(row, n) for the rows of this thread, kRows at a time and blockDim.y apart; n of
 // them are there.
-template <typename F>
+template <int kRows, typename F>
 FL_D void each_few_rows(RowSpan span, const F& f) {
   const int64_t apart = blockDim.y;
-  for (int64_t row = span.begin + threadIdx.y; row < span.end; row += apart * kRowsAtOnce) {
+  for (int64_t row = span.begin + threadIdx.y; row < span.end; row += apart * kRows) {
     const int64_t left = (span.end - row + apart - 1) / apart;
-    f(row, left < kRowsAtOnce ? static_cast<int>(left) : kRowsAtOnce);
+    f(row, left < kRows ? static_cast<int>(left) : kRows);
   }
 }
 
@@ -108,7 +109,7 @@ struct GradientOf {
 template <int V, typename T>
 struct StatisticsTask {
   using S = Sum<T>;
-  static constexpr int kLists = 0;
+  static constexpr int kLists = 0, kRows = 2 * kRowsAtOnce;
   StatisticsArgs<T> a;
 
   struct State {
@@ -122,17 +123,17 @@ struct StatisticsTask {
       for (int v = 0; v < V; ++v) join(moments[v], next.moments[v], weights);
       count += next.count;
     }
-    FL_D void join_rows(const Pack<T, V> (&packs)[kRowsAtOnce], int n) {
+    FL_D void join_rows(const Pack<T, V> (&packs)[kRows], int n) {
       State next;
       next.count = n;
       FL_UNROLL
       for (int v = 0; v < V; ++v) {
         S sum = S(0), squares = S(0);
         FL_UNROLL
-        for (int k = 0; k < kRowsAtOnce; ++k) sum += k < n ? widen(packs[k].v[v]) : S(0);
+        for (int k = 0; k < kRows; ++k) sum += k < n ? widen(packs[k].v[v]) : S(0);
         const S mean = sum / static_cast<S>(n);
         FL_UNROLL
-        for (int k = 0; k < kRowsAtOnce; ++k) {
+        for (int k = 0; k < kRows; ++k) {
           const S distance = k < n ? widen(packs[k].v[v]) - mean : S(0);
           squares += distance * distance;
         }
@@ -145,8 +146,8 @@ struct StatisticsTask {
   FL_D void prepare(const ChannelMemory<S, kLists>&) const {}
   FL_D State reduce(RowSpan span, int64_t channel, const ChannelMemory<S, kLists>&) const {
     State state{};
-    each_few_rows(span, [&](int64_t row, int n) {
-      Pack<T, V> packs[kRowsAtOnce];
+    each_few_rows<kRows>(span, [&](int64_t row, int n) {
+      Pack<T, V> packs[kRows];
       load_rows(packs, a.features, row, span.end, channel, a.channels);
       state.join_rows(packs, n);
     });
@@ -196,11 +197,11 @@ struct GradientRows {
   }
 };
 
-template <int V, typename T>
-FL_D void store_rows(T* to, const Pack<T, V> (&packs)[kRowsAtOnce], int64_t first, int n,
-                     int64_t channel, int64_t channels) {
+template <int V, int kRows, typename T>
+FL_D void store_rows(T* to, const Pack<T, V> (&packs)[kRows], int64_t first, int n, int64_t channel,
+                     int64_t channels) {
   FL_UNROLL
-  for (int k = 0; k < kRowsAtOnce; ++k)
+  for (int k = 0; k < kRows; ++k)
     if (k < n)
       store_pack<V>(to + (first + k * static_cast<int64_t>(blockDim.y)) * channels + channel,
                     packs[k]);
@@ -210,7 +211,7 @@ FL_D void store_rows(T* to, const Pack<T, V> (&packs)[kRowsAtOnce], int64_t firs
 template <int V, int kKind, typename T>
 struct GradientTask {
   using S = Sum<T>;
-  static constexpr int kLists = 3;
+  static constexpr int kLists = 3, kRows = kRowsAtOnce;
   NormGradientArgs<T> a;
 
   struct State {
@@ -231,11 +232,11 @@ struct GradientTask {
   FL_D State reduce(RowSpan span, int64_t channel, const ChannelMemory<S, kLists>& memory) const {
     State state{};
     const Scales<V, S> scales(memory);
-    each_few_rows(span, [&](int64_t row, int n) {
+    each_few_rows<kRows>(span, [&](int64_t row, int n) {
       const GradientRows<V, kKind, T> rows(a, row, span.end, channel);
-      Pack<T, V> packs[kRowsAtOnce] = {};
+      Pack<T, V> packs[kRows] = {};
       FL_UNROLL
-      for (int k = 0; k < kRowsAtOnce; ++k) FL_UNROLL
+      for (int k = 0; k < kRows; ++k) FL_UNROLL
       for (int v = 0; v < V; ++v) {
         if (k >= n) continue;
         const S g = rows(a, scales, k, v);
@@ -267,7 +268,6 @@ struct NormShape {
     const int64_t width = columns > 0 ? (packs + columns - 1) / columns : 1;
     block = dim3(static_cast<unsigned>(width), static_cast<unsigned>(kRowThreads / width));
   }
-  int64_t rows_at_once() const { return static_cast<int64_t>(block.y) * kRowsAtOnce; }
   dim3 grid(int64_t blocks) const {
     return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(columns));
   }
@@ -278,8 +278,9 @@ template <int V>
 struct PartShape : NormShape<V> {
   int64_t part_rows, parts;
 
-  PartShape(int64_t n, int64_t channels) : NormShape<V>(channels) {
-    const int64_t least = this->rows_at_once(), wanted = (n + kMostParts - 1) / kMostParts;
+  PartShape(int64_t n, int64_t channels, int rows_a_thread) : NormShape<V>(channels) {
+    const int64_t least = static_cast<int64_t>(this->block.y) * rows_a_thread;
+    const int64_t wanted = (n + kMostParts - 1) / kMostParts;
     part_rows = (wanted + least - 1) / least * least;
     parts = (n + part_rows - 1) / part_rows;
   }
@@ -364,7 +365,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 3)
 template <int V, typename Task>
 void sum_rows(const Task& task, int64_t n, int64_t channels, Stream stream) {
   using State = typename Task::State;
-  const PartShape<V> shape(n, channels);
+  const PartShape<V> shape(n, channels, Task::kRows);
   const std::size_t head = shape.counter_bytes();
   const Scratch scratch(head + (shape.parts > 1 ? shape.parts * shape.packs * sizeof(State) : 0));
   unsigned char* const bytes = scratch.data<unsigned char>();
@@ -396,7 +397,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 4) normalise_kernel(NormArgs<T> a, T* ou
   if (channel >= a.channels) return;
   const Scales<V, S> scales(memory);
   const RowSpan span = span_of_block(a.n);
-  each_few_rows(span, [&](int64_t row, int n) {
+  each_few_rows<kRowsAtOnce>(span, [&](int64_t row, int n) {
     Pack<T, V> packs[kRowsAtOnce], residual[kRowsAtOnce] = {};
     load_rows(packs, a.features, row, span.end, channel, a.channels);
     if (a.residual != nullptr) load_rows(residual, a.residual, row, span.end, channel, a.channels);
@@ -425,7 +426,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 3) gradient_kernel(NormGradientArgs<T> a
   memory.template read<V>(3, offset);
   memory.template read<V>(4, slope);
   const RowSpan span = span_of_block(a.forward.n);
-  each_few_rows(span, [&](int64_t row, int n) {
+  each_few_rows<kRowsAtOnce>(span, [&](int64_t row, int n) {
     const GradientRows<V, kKind, T> rows(a, row, span.end, channel);
     Pack<T, V> packs[kRowsAtOnce];
     FL_UNROLL
@@ -444,7 +445,8 @@ void launch_over_rows(Kernel kernel, int64_t n, int64_t channels, Stream stream,
                       const Arguments&... arguments) {
   constexpr int64_t most_blocks = 800;
   const NormShape<V> shape(channels);
-  const int64_t blocks = (n + shape.rows_at_once() - 1) / shape.rows_at_once();
+  const int64_t rows = static_cast<int64_t>(shape.block.y) * kRowsAtOnce;
+  const int64_t blocks = (n + rows - 1) / rows;
   FL_LAUNCH(kernel, shape.grid(blocks < most_blocks ? blocks : most_blocks), shape.block, 0, stream,
             arguments...);
 }
