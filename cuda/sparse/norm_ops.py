@@ -196,7 +196,7 @@ class _Norm(torch.autograd.Function):
 
 
 # Function.apply asks for function transforms once more.
-_apply_norm = super(torch.autograd.Function, _Norm).apply
+_apply_norm = super(torch.autograd.Function, _Norm).apply  # pyright: ignore
 
 
 def _beside(
