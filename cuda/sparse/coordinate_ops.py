@@ -217,7 +217,9 @@ def sparse_coarse_coordinates(
         >>> sparse_coarse_coordinates(torch.tensor([[0, 3]]).int(), taps).tolist()
         [[0, 1], [0, 2]]
     """
-    return _reached("sparse_coarse_coordinates", coords, [taps], False, [low], [high], None, bounds)[0]
+    return _reached(
+        "sparse_coarse_coordinates", coords, [taps], False, [low], [high], None, bounds
+    )[0]
 
 
 def sparse_fine_coordinates(

@@ -26,6 +26,8 @@ FL_LIBRARY_FRAGMENT(m) {
       "Tensor coarse_coords, int[] taps, bool symmetric) "
       "-> (Tensor fine_rows, Tensor coarse_rows, Tensor starts)");
   m.def(
+      "sparse_network_maps(Tensor[] sets, int[] maps, int[] schedules, int[] pairs) -> Tensor[]");
+  m.def(
       "sparse_table_pairs(Tensor table) -> (Tensor fine_rows, Tensor coarse_rows, Tensor starts)");
   m.def(
       "sparse_pairs_table(Tensor fine_rows, Tensor coarse_rows, Tensor starts, int n_coarse) "
