@@ -19,6 +19,7 @@ from fieldline.cuda.sparse.conv_ops import sparse_convolution
 from fieldline.cuda.sparse.kernel_map import KernelMap
 from fieldline.cuda.sparse.tuning import Schedule, padded_pairs
 from op_harness import HAS_CUDA, Case, assert_near, parametrize, running_on
+from sparse_map_reference import plan_reference
 from torch import Tensor
 
 SCHEDULES = [
@@ -42,28 +43,6 @@ def a_table(n: int = 150, kernel_size: tuple[int, ...] = (3, 3, 3), seed: int = 
 
 def by_plan(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, ...]:
     return tuple(library.ops().sparse_conv_plan(table, splits, tile_rows))
-
-
-def plan_reference(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, ...]:
-    """Rows sorted by their taps in each run of taps; what each tile has."""
-    n_taps, n_out = table.shape
-    run = -(-n_taps // splits)
-    order = torch.empty(2, splits, n_out, dtype=torch.int32)
-    tile_masks = torch.zeros(splits, -(-n_out // tile_rows), dtype=torch.int64)
-    permuted = torch.empty_like(table)
-    for split in range(splits):
-        taps = slice(split * run, min(n_taps, (split + 1) * run))
-        bits = (table[taps] >= 0).long()
-        masks = (bits << torch.arange(len(bits))[:, None]).sum(0)
-        rows = torch.argsort(masks, stable=True)
-        order[0, split] = rows
-        places = torch.argsort(rows)
-        order[1, split] = torch.where(masks > 0, places, -1)
-        permuted[taps] = table[taps][:, rows]
-        for tile, members in enumerate(rows.split(tile_rows)):
-            for mask in masks[members].tolist():
-                tile_masks[split, tile] |= mask
-    return order, tile_masks.int(), permuted
 
 
 PLAN = Case(
