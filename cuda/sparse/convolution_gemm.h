@@ -196,7 +196,7 @@ FL_D Tile<T> find_tile(const GemmArgs<T>& a, int64_t index) {
   const int slot = tile.finishes ? 0 : static_cast<int>(index % (a.splits - 1));
   const int split = tile.finishes ? last : slot < last ? slot : slot + 1;
   const int64_t from_end = tile.finishes ? index - partial_tiles : index / (a.splits - 1);
-  // The last places have the most taps: they come first, lest the last blocks be the longest.
+  // The first places have the fewest taps: they come last, lest the last blocks be the longest.
   tile.place = (own_tiles - 1 - from_end) * kRows;
   const int64_t tiles = (a.n_out + a.tile_rows - 1) / a.tile_rows, left = a.n_out - tile.place;
   tile.count = static_cast<int>(left < kRows ? left : kRows);
