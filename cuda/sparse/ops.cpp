@@ -13,8 +13,8 @@ FL_LIBRARY_FRAGMENT(m) {
       "sparse_unique(Tensor coords) "
       "-> (Tensor coords, Tensor inverse, Tensor first, Tensor counts)");
   m.def(
-      "sparse_reached(Tensor coords, int[] taps, bool to_fine, int[] low, int[] high) -> "
-      "Tensor[]");
+      "sparse_reached(Tensor coords, int[] taps, int[] sources, bool to_fine, int[] low, "
+      "int[] high, int[] bounds) -> Tensor[]");
   m.def("sparse_index(Tensor coords) -> (Tensor slots, Tensor order, Tensor bounds)");
   m.def("sparse_slots(Tensor coords) -> Tensor");
   m.def("sparse_lookup(Tensor coords, Tensor slots, Tensor queries) -> Tensor");
@@ -25,6 +25,8 @@ FL_LIBRARY_FRAGMENT(m) {
       "sparse_kernel_pairs(Tensor coords, Tensor slots, Tensor order, Tensor bounds, "
       "Tensor coarse_coords, int[] taps, bool symmetric) "
       "-> (Tensor fine_rows, Tensor coarse_rows, Tensor starts)");
+  m.def(
+      "sparse_network_maps(Tensor[] sets, int[] maps, int[] schedules, int[] pairs) -> Tensor[]");
   m.def(
       "sparse_table_pairs(Tensor table) -> (Tensor fine_rows, Tensor coarse_rows, Tensor starts)");
   m.def(
