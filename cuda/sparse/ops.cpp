@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Schemas of the sparse convolution operators. coordinate_ops.py, map_ops.py, conv_ops.py and
-// pool_ops.py document every argument.
+// Schemas of the sparse convolution operators. coordinate_ops.py, map_ops.py, conv_ops.py,
+// pool_ops.py and norm_ops.py document every argument.
 #include "core/registration.h"
 
 // Coordinates and kernel maps. `taps` are kernel size, stride, dilation and origin, one number an
@@ -89,4 +89,26 @@ FL_LIBRARY_FRAGMENT(m) {
   m.def(
       "sparse_corner_weights_backward(Tensor points, Tensor rows, float value_at, "
       "bool renormalise, Tensor gradient) -> Tensor");
+}
+
+// Batch normalisation. Statistics belong to the features: their gradient is part of the norm's. A
+// training step is both in one call.
+FL_LIBRARY_FRAGMENT(m) {
+  m.def(
+      "sparse_batch_statistics(Tensor features, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
+      "Tensor(c!)? tracked, float? momentum) -> (Tensor mean, Tensor variance)");
+  m.def(
+      "sparse_batch_norm(Tensor features, Tensor mean, Tensor variance, Tensor? weight, "
+      "Tensor? bias, Tensor? residual, bool of_batch, float eps, int activation, float slope) -> "
+      "Tensor");
+  m.def(
+      "sparse_batch_norm_training(Tensor features, Tensor(a!)? running_mean, "
+      "Tensor(b!)? running_var, Tensor(c!)? tracked, Tensor? weight, Tensor? bias, "
+      "Tensor? residual, float? momentum, float eps, int activation, float slope) -> "
+      "(Tensor out, Tensor mean, Tensor variance)");
+  m.def(
+      "sparse_batch_norm_backward(Tensor gradient, Tensor features, Tensor mean, Tensor variance, "
+      "Tensor? weight, Tensor? bias, Tensor? residual, Tensor? out, bool of_batch, float eps, "
+      "int activation, float slope, bool wants_residual) -> "
+      "(Tensor g_features, Tensor g_weight, Tensor g_bias, Tensor g_residual)");
 }

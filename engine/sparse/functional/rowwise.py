@@ -26,7 +26,6 @@ def _on_features(function: Callable[..., Any]) -> Callable[..., SparseTensor]:
 
 
 alpha_dropout = _on_features(F.alpha_dropout)
-batch_norm = _on_features(F.batch_norm)
 celu = _on_features(F.celu)
 dropout = _on_features(F.dropout)
 elu = _on_features(F.elu)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ....cuda.sparse.conv_ops import Activation
 from ..tensor import SparseTensor
 
 __all__ = [
@@ -96,3 +97,35 @@ if TYPE_CHECKING:
     )
 else:
     globals().update({name: _wrapped(name) for name in __all__})
+
+# By what runs: a subclass with a forward of its own is something else.
+_KNOWN: dict[Any, Activation] = {
+    module.forward: name
+    for name, modules in {
+        "relu": (nn.ReLU, ReLU),
+        "leaky_relu": (nn.LeakyReLU, LeakyReLU),
+        "silu": (nn.SiLU, SiLU),
+        "gelu": (nn.GELU, GELU),
+        "sigmoid": (nn.Sigmoid, Sigmoid),
+    }.items()
+    for module in modules
+}
+
+
+def known(module: nn.Module) -> tuple[Activation, float] | None:
+    """The name and slope that our operators know an activation by.
+
+    Args:
+        module: Any.
+
+    Returns:
+        None if it is none of those that operators end with.
+
+    Example:
+        >>> known(nn.LeakyReLU(0.2)), known(nn.Tanh())
+        (('leaky_relu', 0.2), None)
+    """
+    name = _KNOWN.get(type(module).forward)
+    if name is None or (name == "gelu" and module.approximate != "none"):
+        return None
+    return name, module.negative_slope if name == "leaky_relu" else 0.0

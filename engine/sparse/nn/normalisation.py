@@ -11,8 +11,48 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ....cuda.sparse.conv_ops import Activation
+from ....cuda.sparse.norm_ops import sparse_batch_norm
 from ..functional.normalisation import group_norm
 from ..tensor import SparseTensor
+
+
+def normalised(
+    norm: nn.BatchNorm1d,
+    feats: Tensor,
+    residual: Tensor | None = None,
+    activation: Activation = "none",
+    slope: float = 0.0,
+) -> Tensor:
+    """What a batch normalisation, ours or torch's, makes of rows, with what follows it.
+
+    Args:
+        norm: The module; in training its running statistics are updated.
+        feats: [N, C].
+        residual: [N, C], added before the activation.
+        activation: Of the sum.
+        slope: Of the leaky ReLU.
+
+    Returns:
+        [N, C].
+
+    Raises:
+        ValueError: There are other channels.
+
+    Example:
+        >>> normalised(nn.BatchNorm1d(1), torch.tensor([[1.0], [3.0]]), None, "relu").shape
+        torch.Size([2, 1])
+    """
+    if feats.shape[1] != norm.num_features:
+        raise _misfit(norm, norm.num_features, feats.shape[1])
+    mean, variance, tracked = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    if norm.training and not norm.track_running_stats:
+        mean = variance = tracked = None
+    return sparse_batch_norm(
+        *(feats, mean, variance, norm.weight, norm.bias),
+        *(norm.training or mean is None, norm.momentum, norm.eps),
+        *(residual, activation, slope, tracked),
+    )
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -34,10 +74,11 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # pyright: ignore
-        """Normalises; a tensor without rows stays as it is."""
-        if x.feats.shape[0] == 0:
-            return x
-        return SparseTensor.on(super().forward(x.feats), x.level, x.maps)
+        """Normalises; from a tensor without rows nothing is learnt."""
+        if not isinstance(x, SparseTensor):
+            name = type(self).__name__
+            raise TypeError(f"{name}: x: expected a SparseTensor, got {type(x).__name__}")
+        return SparseTensor.on(normalised(self, x.feats), x.level, x.maps)
 
 
 class SyncBatchNorm(BatchNorm):
@@ -216,5 +257,8 @@ class LayerNorm(nn.LayerNorm):
 
 def _check_channels(module: nn.Module, x: SparseTensor, channels: int) -> None:
     if x.channels != channels:
-        name = type(module).__name__
-        raise ValueError(f"{name}: x: expected {channels} channels, got {x.channels}")
+        raise _misfit(module, channels, x.channels)
+
+
+def _misfit(module: nn.Module, channels: int, found: int) -> ValueError:
+    return ValueError(f"{type(module).__name__}: x: expected {channels} channels, got {found}")
