@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import check_kind
 from ..tensor import SparseTensor
 from .convolution import Convolution
 
@@ -60,6 +61,7 @@ class Residual(nn.Module):
         activation: Of the sum; default: none.
 
     Raises:
+        TypeError: A part is no module.
         ValueError: On calls, if both ends are not on the same coordinates.
 
     Source:
@@ -78,6 +80,10 @@ class Residual(nn.Module):
         activation: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        parts = {"main": main, "shortcut": shortcut, "activation": activation}
+        for argument, module in parts.items():
+            if module is not None or argument == "main":
+                check_kind("Residual", argument, module, nn.Module)
         self.main = main
         self.shortcut = shortcut
         self.activation = activation
