@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...cuda.sparse.kernel_map import lasting
-from .arguments import check_rows
+from .arguments import check_coordinates, check_kind, check_rows, flag, whole
 from .cache import Key, MapCache
 from .tensor import SparseTensor
 
@@ -63,7 +63,11 @@ class Plan:
             TypeError: As `SparseTensor`.
             ValueError: As `SparseTensor`.
         """
-        batch_size = self._like.batch_size if batch_size is None else batch_size
+        check_coordinates("Plan.tensor", "coords", coords, self._like.ndim)
+        if batch_size is None:
+            batch_size = self._like.batch_size
+        else:
+            batch_size = whole("Plan.tensor", "batch_size", batch_size, 0)
         for cache in self._seen:
             root = cache.levels[0]
             if root.batch_size == batch_size and root.holds(coords):
@@ -82,8 +86,10 @@ class Plan:
             Its features on coordinates whose maps exist.
 
         Raises:
+            TypeError: It is no sparse tensor.
             ValueError: Its spatial range is not that of the plan's first input.
         """
+        check_kind("Plan", "x", x, SparseTensor)
         if x.spatial_range != self._like.spatial_range:
             raise ValueError(
                 f"Plan: x: expected spatial_range {self._like.spatial_range} as the plan was made "
@@ -137,6 +143,7 @@ def plan(x: SparseTensor, model: nn.Module, gradients: bool | None = None) -> Pl
         The plan, which prepares other inputs.
 
     Raises:
+        TypeError: An argument is of another kind.
         ValueError: The tensor comes out of a network.
 
     Example:
@@ -145,13 +152,18 @@ def plan(x: SparseTensor, model: nn.Module, gradients: bool | None = None) -> Pl
         >>> plan(x, nn.Sequential(nn.SubmConv3d(2, 4, 3), nn.MaxPool(2)))
         Plan(2 maps, 1 inputs seen)
     """
+    check_kind("plan", "x", x, SparseTensor)
+    check_kind("plan", "model", model, nn.Module)
+    if gradients is None:
+        gradients = model.training
+    flag("plan", "gradients", gradients)
     if x.level is not x.maps.levels[0]:
         raise ValueError(
             "plan: x: expected an input of a network, got a tensor that layers made of another"
         )
     with evaluating(model), torch.no_grad():
         model(x)
-    return Plan(x, tuple(x.maps.entries), model.training if gradients is None else gradients)
+    return Plan(x, tuple(x.maps.entries), gradients)
 
 
 @contextmanager

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+<<<<<<< HEAD
 from ....cuda.sparse.conv_ops import Activation
+=======
+from ..arguments import check_kind
+>>>>>>> strict
 from ..tensor import SparseTensor
 
 __all__ = [
@@ -53,6 +57,7 @@ def _wrapped(name: str) -> type[nn.Module]:
 
     class Wrapped(base):
         def forward(self, x: SparseTensor) -> SparseTensor:
+            check_kind(name, "x", x, SparseTensor)
             return SparseTensor.on(base.forward(self, x.feats), x.level, x.maps)
 
     Wrapped.__name__ = Wrapped.__qualname__ = name
