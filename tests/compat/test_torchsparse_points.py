@@ -109,21 +109,26 @@ def test_trilinear_weights(device: torch.device, scale: int) -> None:
         torch.testing.assert_close(weights, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_points_through_voxels_as_spvnas_does(device: torch.device) -> None:
-    """Hash, unique, count, mean, query of eight neighbours, weights: linear fields are exact."""
+@pytest.mark.parametrize("library", BOTH)
+def test_points_through_voxels_as_spvcnn_does(device: torch.device, library: ModuleType) -> None:
+    """Hash, unique, count, mean, query of eight neighbours, weights: linear fields are exact.
+
+    The two versions have the eight along different dimensions.
+    """
     numbers = generator(6)
     places = torch.rand(200, 3, generator=numbers).to(device) * 4 + 1
-    points = torchsparse20.PointTensor(
-        places.clone(), torch.cat([places, places.new_zeros(200, 1)], 1)
-    )
+    points = library.PointTensor(places.clone(), torch.cat([places, places.new_zeros(200, 1)], 1))
     grid = torch.cartesian_prod(*[torch.arange(7, device=device)] * 3).int()
-    coords = torch.cat([grid, grid.new_zeros(len(grid), 1)], 1)
-    x = torchsparse20.SparseTensor(grid.float(), coords)
-    offsets = torchsparse20.nn.utils.get_kernel_offsets(2, 1, 1, device)
-    f = torchsparse20.nn.functional
+    x = library.SparseTensor(grid.float(), torch.cat([grid, grid.new_zeros(len(grid), 1)], 1))
+    f = library.nn.functional
+    offsets = library.nn.utils.get_kernel_offsets(2, 1, 1, device)
     floors = points.C.floor().int()
-    rows = f.sphashquery(f.sphash(floors, offsets), f.sphash(x.C)).t().contiguous()
+    rows = f.sphashquery(f.sphash(floors, offsets), f.sphash(x.C))
+    if library is torchsparse:
+        rows = rows.t().contiguous()
     weights = f.calc_ti_weights(points.C, rows, scale=1)
+    if library is torchsparse20:
+        rows, weights = rows.t().contiguous(), weights.t().contiguous()
     torch.testing.assert_close(f.spdevoxelize(x.F, rows, weights), places, atol=1e-4, rtol=1e-4)
     unique, inverse = torch.unique(f.sphash(floors), return_inverse=True)
     counts = f.spcount(inverse.int(), len(unique))
