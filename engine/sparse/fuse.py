@@ -10,12 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-<<<<<<< HEAD
-from .nn.activation import known
-=======
-from ...cuda.sparse.conv_ops import Activation
 from .arguments import check_kind
->>>>>>> strict
+from .nn.activation import known
 from .nn.containers import FusedResidual, Residual, Sequential
 from .nn.convolution import Convolution
 

@@ -7,12 +7,9 @@ import torch
 from torch import Tensor
 
 from ....cuda.sparse import pool_ops
-<<<<<<< HEAD
 from ....cuda.sparse.conv_ops import Activation
 from ....cuda.sparse.norm_ops import sparse_batch_norm
-=======
 from ..arguments import check_kind, check_tensor, number, whole
->>>>>>> strict
 from ..tensor import SparseTensor
 
 

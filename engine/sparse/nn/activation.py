@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-<<<<<<< HEAD
 from ....cuda.sparse.conv_ops import Activation
-=======
 from ..arguments import check_kind
->>>>>>> strict
 from ..tensor import SparseTensor
 
 __all__ = [

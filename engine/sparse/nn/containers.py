@@ -13,11 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-<<<<<<< HEAD
 from ....cuda.sparse.conv_ops import Activation
-=======
 from ..arguments import check_kind
->>>>>>> strict
 from ..tensor import SparseTensor
 from .activation import known
 from .convolution import Convolution
