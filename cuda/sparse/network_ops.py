@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import library
 from ..library import declare, ops
 from .coordinate_ops import Taps, check_coords, tap_numbers
 from .map_ops import (
     CoordinateIndex,
     Pairs,
+    runs_cuda,
     sparse_index,
     sparse_invert_table,
     sparse_kernel_table,
@@ -27,6 +27,7 @@ from .map_ops import (
 )
 
 TILES = (64, 128)
+_NAME = "sparse_network_maps"
 
 
 class MapWanted(NamedTuple):
@@ -92,6 +93,78 @@ class NetworkMaps(NamedTuple):
     pairs: list[Pairs]
 
 
+class NetworkProgram:
+    """What maps are wanted of any sets of coordinates, checked once.
+
+    Args:
+        columns: Of the coordinates, 1 + D.
+        n_sets: How many sets there will be.
+        maps: The maps.
+        schedules: Orders of rows, of the maps' tables.
+        pairs: Tables whose pairs are wanted as well.
+
+    Raises:
+        ValueError: A kernel size, stride or dilation is below 1, or a number names no set or map.
+    """
+
+    def __init__(
+        self,
+        columns: int,
+        n_sets: int,
+        maps: Sequence[MapWanted],
+        schedules: Sequence[ScheduleWanted] = (),
+        pairs: Sequence[TableName] = (),
+    ) -> None:
+        self.columns = columns
+        self.n_sets = n_sets
+        self.maps = tuple(maps)
+        self.schedules = tuple(schedules)
+        self.pairs = tuple(pairs)
+        _check_numbers(self)
+        self._fine = {wanted.fine for wanted in maps}
+        numbers = [
+            (*(int(n) for n in (w.fine, w.coarse, w.symmetric, w.with_reverse)),
+             *tap_numbers(_NAME, w.taps, columns))
+            for w in maps
+        ]  # fmt: skip
+        self._numbers = (
+            [n for each in numbers for n in each],
+            [
+                int(n)
+                for w in schedules
+                for n in (*w.table, w.splits, *(t in w.tile_rows for t in TILES))
+            ],
+            [int(n) for table in pairs for n in table],
+        )
+
+    def run(self, sets: Sequence[Tensor]) -> NetworkMaps:
+        """Makes what is wanted; the sets are those of `sparse_network_maps`, unchecked."""
+        if not runs_cuda(sets[0]):
+            return _composed(self, sets)
+        return self._read(iter(ops().sparse_network_maps(sets, *self._numbers)), sets)
+
+    def _read(self, made: Iterator[Tensor], sets: Sequence[Tensor]) -> NetworkMaps:
+        """The operator's list, taken apart."""
+        none = torch.empty(0, dtype=torch.int32, device=sets[0].device)
+        bounds = torch.empty(0, self.columns, dtype=torch.int64, device=sets[0].device)
+        indexes = []
+        for number, coords in enumerate(sets):
+            slots = next(made)
+            fine = number in self._fine
+            indexes.append(CoordinateIndex(coords, slots, none, bounds) if fine else None)
+        tables = []
+        for wanted in self.maps:
+            own, back = next(made), next(made)
+            tables.append((own, back if wanted.with_reverse else None))
+        orders = []
+        for wanted in self.schedules:
+            order, table, *masks = next(made), next(made), next(made), next(made)
+            of_tiles = {t: masks[TILES.index(t)] for t in wanted.tile_rows}
+            orders.append(Schedule(order, table, of_tiles))
+        pairs = [Pairs(next(made), next(made), next(made)) for _ in self.pairs]
+        return NetworkMaps(indexes, tables, orders, pairs)
+
+
 def sparse_network_maps(
     sets: Sequence[Tensor],
     maps: Sequence[MapWanted],
@@ -111,8 +184,8 @@ def sparse_network_maps(
 
     Raises:
         TypeError: A set is not int32.
-        ValueError: A set has another shape, a kernel size, stride or dilation is below 1, or a
-            number names no set or map.
+        ValueError: A set has another shape or device, a kernel size, stride or dilation is below 1,
+            or a number names no set or map.
 
     Example:
         >>> coords = torch.tensor([[0, 4], [0, 5]]).int()
@@ -121,65 +194,22 @@ def sparse_network_maps(
         >>> made.tables[0][0].tolist(), made.pairs[0].starts.tolist()
         ([[-1, 0], [0, 1], [1, -1]], [0, 1, 3, 4])
     """
-    name = "sparse_network_maps"
+    if not sets:
+        raise ValueError(f"{_NAME}: sets: expected at least one")
     for number, coords in enumerate(sets):
-        check_coords(name, f"sets[{number}]", coords, sets[0].shape[1] if number else None)
-    _check_numbers(name, sets, maps, schedules, pairs)
-    if not sets[0].is_cuda and ops() is getattr(torch.ops, library.NAMESPACE):
-        return _composed(sets, maps, schedules, pairs)
-    columns = sets[0].shape[1]
-    map_numbers: list[int] = []
-    for fine, coarse, taps, symmetric, with_reverse in maps:
-        map_numbers += fine, coarse, symmetric, with_reverse, *tap_numbers(name, taps, columns)
-    schedule_numbers: list[int] = []
-    for table, splits, tiles in schedules:
-        schedule_numbers += *table, splits, 64 in tiles, 128 in tiles
-    pair_numbers = [number for table in pairs for number in table]
-    made = iter(ops().sparse_network_maps(sets, map_numbers, schedule_numbers, pair_numbers))
-    return _read(made, sets, maps, schedules, pairs)
+        check_coords(_NAME, f"sets[{number}]", coords, sets[0].shape[1] if number else None)
+        if coords.device != sets[0].device:
+            raise ValueError(
+                f"{_NAME}: sets[{number}]: expected device {sets[0].device}, got {coords.device}"
+            )
+    return NetworkProgram(sets[0].shape[1], len(sets), maps, schedules, pairs).run(sets)
 
 
-def _read(
-    made: Iterator[Tensor],
-    sets: Sequence[Tensor],
-    maps: Sequence[MapWanted],
-    schedules: Sequence[ScheduleWanted],
-    pairs: Sequence[TableName],
-) -> NetworkMaps:
-    """The operator's list, taken apart."""
-    none = torch.empty(0, dtype=torch.int32, device=sets[0].device)
-    bounds = torch.empty(0, sets[0].shape[1], dtype=torch.int64, device=sets[0].device)
-    fine = {wanted.fine for wanted in maps}
-    indexes = []
-    for number, coords in enumerate(sets):
-        slots = next(made)
-        index = CoordinateIndex(coords, slots, none, bounds) if number in fine else None
-        indexes.append(index)
-    tables = [(next(made), next(made)) for _ in maps]
-    orders = []
-    for wanted in schedules:
-        order, table, *masks = (next(made) for _ in range(4))
-        orders.append(
-            Schedule(order, table, {t: m for t, m in zip(TILES, masks) if t in wanted.tile_rows})
-        )
-    return NetworkMaps(
-        indexes,
-        [(own, back if wanted.with_reverse else None) for wanted, (own, back) in zip(maps, tables)],
-        orders,
-        [Pairs(next(made), next(made), next(made)) for _ in pairs],
-    )
-
-
-def _composed(
-    sets: Sequence[Tensor],
-    maps: Sequence[MapWanted],
-    schedules: Sequence[ScheduleWanted],
-    pairs: Sequence[TableName],
-) -> NetworkMaps:
+def _composed(program: NetworkProgram, sets: Sequence[Tensor]) -> NetworkMaps:
     """The same one by one, where launches cost nothing: on CPUs."""
     indexes: list[CoordinateIndex | None] = [None] * len(sets)
     tables: list[tuple[Tensor, Tensor | None]] = []
-    for fine, coarse, taps, symmetric, with_reverse in maps:
+    for fine, coarse, taps, symmetric, with_reverse in program.maps:
         index = indexes[fine] = indexes[fine] or sparse_index(sets[fine])
         table = sparse_kernel_table(index, sets[coarse], taps, symmetric)
         back = sparse_invert_table(table, sets[fine].shape[0]) if with_reverse else None
@@ -191,49 +221,52 @@ def _composed(
         return table
 
     orders = []
-    for table, splits, tiles in schedules:
+    for table, splits, tiles in program.schedules:
         made = {t: ops().sparse_conv_plan(find(table), splits, t) for t in tiles}
         order, _, permuted = next(iter(made.values()))
         orders.append(Schedule(order, permuted, {t: masks for t, (_, masks, _) in made.items()}))
-    return NetworkMaps(
-        indexes, tables, orders, [sparse_table_pairs(find(table)) for table in pairs]
-    )
+    pairs = [sparse_table_pairs(find(table)) for table in program.pairs]
+    return NetworkMaps(indexes, tables, orders, pairs)
 
 
-def _check_numbers(
-    name: str,
-    sets: Sequence[Tensor],
-    maps: Sequence[MapWanted],
-    schedules: Sequence[ScheduleWanted],
-    pairs: Sequence[TableName],
-) -> None:
-    if not sets:
-        raise ValueError(f"{name}: sets: expected at least one")
+def _check_numbers(program: NetworkProgram) -> None:
+    maps, n_sets = program.maps, program.n_sets
     for number, wanted in enumerate(maps):
-        if not (0 <= wanted.fine < len(sets) and 0 <= wanted.coarse < len(sets)):
+        if not (0 <= wanted.fine < n_sets and 0 <= wanted.coarse < n_sets):
             raise ValueError(
-                f"{name}: maps[{number}]: expected sets below {len(sets)}, got {wanted.fine} and "
+                f"{_NAME}: maps[{number}]: expected sets below {n_sets}, got {wanted.fine} and "
                 f"{wanted.coarse}"
             )
-        if wanted.symmetric and (wanted.fine != wanted.coarse or wanted.with_reverse):
-            raise ValueError(
-                f"{name}: maps[{number}]: expected a symmetric map on one set and without reverse, "
-                f"got {wanted}"
-            )
-    for argument, tables in (("schedules", [s.table for s in schedules]), ("pairs", pairs)):
+        if wanted.symmetric:
+            _check_symmetric(number, wanted)
+    for argument, tables in (
+        ("schedules", [wanted.table for wanted in program.schedules]),
+        ("pairs", program.pairs),
+    ):
         for table in tables:
             known = 0 <= table.map < len(maps)
             if not known or (table.reversed and not maps[table.map].with_reverse):
                 raise ValueError(
-                    f"{name}: {argument}: expected a map below {len(maps)}, with reverse where "
+                    f"{_NAME}: {argument}: expected a map below {len(maps)}, with reverse where "
                     f"that is meant, got {table}"
                 )
-    for schedule in schedules:
-        if not schedule.tile_rows or not set(schedule.tile_rows) <= set(TILES):
+    for wanted in program.schedules:
+        if not wanted.tile_rows or not set(wanted.tile_rows) <= set(TILES):
             raise ValueError(
-                f"{name}: schedules: expected tile_rows of 64, 128 or both, "
-                f"got {schedule.tile_rows}"
+                f"{_NAME}: schedules: expected tile_rows of 64, 128 or both, got {wanted.tile_rows}"
             )
+
+
+def _check_symmetric(number: int, wanted: MapWanted) -> None:
+    centred = all(
+        k % 2 == 1 and stride == 1 and 2 * origin == -dilation * (k - 1)
+        for k, stride, dilation, origin in zip(*wanted.taps)
+    )
+    if wanted.fine != wanted.coarse or wanted.with_reverse or not centred:
+        raise ValueError(
+            f"{_NAME}: maps[{number}]: expected a symmetric map of centred odd kernels, on one set "
+            f"and without reverse, got {wanted}"
+        )
 
 
 def _network_fake(sets: Any, maps: Any, schedules: Any, pairs: Any) -> list[Tensor]:
