@@ -32,10 +32,9 @@ inline void check_rows_like(const std::optional<Tensor>& rows, const Tensor& fea
   check_same_device(*rows, features, op, argument);
 }
 
-inline void check_written(const std::optional<Tensor>& tensor, const char* op,
-                          const char* argument) {
-  STD_TORCH_CHECK(!tensor.has_value() || tensor->is_contiguous(), op, ": ", argument,
-                  ": expected a contiguous tensor, for it is written to");
+// What was written to a dense copy goes to the tensor that it is a copy of.
+inline void put_back(const std::optional<Tensor>& dense, std::optional<Tensor> kept) {
+  if (kept.has_value() && !kept->is_contiguous()) torch::stable::copy_(*kept, *dense);
 }
 
 template <typename T>
@@ -64,9 +63,8 @@ std::tuple<Tensor, Tensor> sparse_batch_statistics(Tensor features,
   }
   STD_TORCH_CHECK(momentum.has_value() || tracked.has_value() || !running_mean.has_value(), op,
                   ": momentum: expected a number without a count of batches");
-  check_written(running_mean, op, "running_mean");
-  check_written(running_var, op, "running_var");
-  make_dense(features);
+  std::optional<Tensor> dense_mean = running_mean, dense_var = running_var;
+  dense_all(features, dense_mean, dense_var);
   const int64_t n = features.size(0), channels = features.size(1);
   STD_TORCH_CHECK(n != 1, op, ": features: expected more than 1 value per channel, got 1 row");
   if (n == 0) {
@@ -78,13 +76,15 @@ std::tuple<Tensor, Tensor> sparse_batch_statistics(Tensor features,
   dispatch_element(features, [&](auto t) {
     using T = decltype(t);
     using S = Sum<T>;
-    const RunningArgs<S> running{optional_output<S>(running_mean), optional_output<S>(running_var),
+    const RunningArgs<S> running{optional_output<S>(dense_mean), optional_output<S>(dense_var),
                                  optional_output<int64_t>(tracked), !momentum.has_value(),
                                  momentum.value_or(0.0)};
     Backend::statistics(StatisticsArgs<T>{input<T>(features), output<S>(mean), output<S>(variance),
                                           running, n, channels},
                         features);
   });
+  put_back(dense_mean, running_mean);
+  put_back(dense_var, running_var);
   return {mean, variance};
 }
 

@@ -23,6 +23,7 @@ from .conv_ops import _ACTIVATIONS, Activation, _has_gradient_from_output
 from .feature_checks import check_device, check_features, check_one_of, wide_dtype
 
 _NUMBERS = {activation: number for number, activation in enumerate(_ACTIVATIONS)}
+_NARROW = (torch.float16, torch.bfloat16)
 _CHANNELS = ("running_mean", "running_var", "weight", "bias")
 
 
@@ -88,43 +89,32 @@ def sparse_batch_norm(
         >>> sparse_batch_norm(x, training=True, activation="relu").round(decimals=3).tolist()
         [[0.0], [1.0]]
     """
-    number = _NUMBERS.get(activation)
-    if number is None:
+    number = _NUMBERS.get(activation, -1)
+    if number < 0:
         check_one_of("sparse_batch_norm", "activation", activation, tuple(_NUMBERS))
-    if not training and (running_mean is None or running_var is None):
-        raise ValueError(
-            "sparse_batch_norm: running_mean, running_var: expected both in evaluation, got None"
-        )
     given = (features, running_mean, running_var, weight, bias, residual)
     compiling = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     if compiling:
         _check(training, momentum, tracked, *given)
-    wide = wide_dtype(features)
-    mean, variance = (_written(t, features, wide) for t in (running_mean, running_var))
+    mean, variance = running_mean, running_var
+    if features.dtype in _NARROW:
+        mean, variance, weight, bias = (_widened(t, features.dtype) for t in given[1:5])
     settings = _Settings(mean, variance, tracked, training, momentum, eps, number, slope)
-    tensors = (features, _widened(weight, features, wide), _widened(bias, features, wide), residual)
     try:
-        out = (_by_two if compiling else _by_one)(*tensors, settings)
-    except RuntimeError:
+        out = (_by_two if compiling else _by_one)(features, weight, bias, residual, settings)
+    except (RuntimeError, TypeError):
         _check(training, momentum, tracked, *given)
         raise
     if training and mean is not running_mean:
-        running_mean.copy_(mean)
-    if training and variance is not running_var:
-        running_var.copy_(variance)
+        for kept, new in ((running_mean, mean), (running_var, variance)):
+            if kept is not None and new is not None:
+                kept.copy_(new)
     return out
 
 
-def _widened(values: Tensor | None, features: Tensor, wide: torch.dtype) -> Tensor | None:
-    """Values of the features' own dtype in the one that sums are in; others are for the check."""
-    if values is None or values.dtype == wide or values.dtype != features.dtype:
-        return values
-    return values.to(wide)
-
-
-def _written(values: Tensor | None, features: Tensor, wide: torch.dtype) -> Tensor | None:
-    values = _widened(values, features, wide)
-    return values if values is None or values.is_contiguous() else values.contiguous()
+def _widened(values: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Values of a narrow dtype in float32; others are for the check."""
+    return values if values is None or values.dtype != dtype else values.float()
 
 
 def _by_one(
@@ -167,7 +157,7 @@ def _forward(
     bias: Tensor | None,
     residual: Tensor | None,
     settings: _Settings,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The output, and the statistics that it was made with."""
     mean, variance, tracked, training, momentum, *rest = settings
     with torch._C._AutoDispatchBelowAutograd():
@@ -196,14 +186,10 @@ class _Norm(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         features, *channels_and_rows = ctx.saved_tensors
-        settings, needs = ctx.settings, ctx.needs_input_grad
-        found = _gradients(
-            ctx.ops,
-            g,
-            (features, *ctx.statistics, *channels_and_rows),
-            (settings.training, *settings[-3:]),
-            needs[3],
-        )
+        tensors = (features, *ctx.statistics, *channels_and_rows)
+        constants = (ctx.settings.training, *ctx.settings[-3:])
+        needs = ctx.needs_input_grad
+        found = _gradients(ctx.ops, g, tensors, constants, needs[3])
         return *(t if needed else None for t, needed in zip(found, needs)), None
 
 
@@ -268,6 +254,10 @@ def _check(
         check_device(name, "residual", residual, features)
     if training:
         _check_training(name, momentum, tracked, features, *lists[:2])
+    elif lists[0] is None or lists[1] is None:
+        raise ValueError(
+            f"{name}: running_mean, running_var: expected both in evaluation, got None"
+        )
 
 
 def _check_training(

@@ -102,15 +102,11 @@ else:
 
 # By what runs: a subclass with a forward of its own is something else.
 _KNOWN: dict[Any, Activation] = {
-    module.forward: name
-    for name, modules in {
-        "relu": (nn.ReLU, ReLU),
-        "leaky_relu": (nn.LeakyReLU, LeakyReLU),
-        "silu": (nn.SiLU, SiLU),
-        "gelu": (nn.GELU, GELU),
-        "sigmoid": (nn.Sigmoid, Sigmoid),
-    }.items()
-    for module in modules
+    **dict.fromkeys((nn.ReLU.forward, ReLU.forward), "relu"),
+    **dict.fromkeys((nn.LeakyReLU.forward, LeakyReLU.forward), "leaky_relu"),
+    **dict.fromkeys((nn.SiLU.forward, SiLU.forward), "silu"),
+    **dict.fromkeys((nn.GELU.forward, GELU.forward), "gelu"),
+    **dict.fromkeys((nn.Sigmoid.forward, Sigmoid.forward), "sigmoid"),
 }
 
 
@@ -128,6 +124,6 @@ def known(module: nn.Module) -> tuple[Activation, float] | None:
         (('leaky_relu', 0.2), None)
     """
     name = _KNOWN.get(type(module).forward)
-    if name is None or (name == "gelu" and module.approximate != "none"):
+    if name is None or (isinstance(module, nn.GELU) and module.approximate != "none"):
         return None
-    return name, module.negative_slope if name == "leaky_relu" else 0.0
+    return name, module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.0

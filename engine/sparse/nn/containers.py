@@ -8,7 +8,7 @@ training as in evaluation, unless someone watches one of them: a module with hoo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -54,8 +54,8 @@ def run(modules: Sequence[nn.Module], x: Any) -> Any:
 
     Example:
         >>> x = SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.tensor([[-2.0]]))
-        >>> run([torch.nn.BatchNorm1d(1).eval(), torch.nn.ReLU()], x).feats
-        tensor([[0.]])
+        >>> run([torch.nn.BatchNorm1d(1).eval(), torch.nn.ReLU()], x).feats.tolist()
+        [[0.0]]
     """
     next_one = 0
     while next_one < len(modules):
@@ -73,7 +73,7 @@ def run(modules: Sequence[nn.Module], x: Any) -> Any:
 _NORM_FORWARDS = (BatchNorm.forward, nn.BatchNorm1d.forward)
 
 
-def _is_open_norm(module: nn.Module, x: Any) -> bool:
+def _is_open_norm(module: nn.Module, x: Any) -> TypeGuard[nn.BatchNorm1d]:
     """Whether what follows a module can run with it."""
     return (
         type(module).forward in _NORM_FORWARDS
@@ -101,7 +101,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _normalise(
-    norm: nn.Module,
+    norm: nn.BatchNorm1d,
     x: SparseTensor,
     residual: Tensor | None,
     activation: tuple[Activation, float] | None,
@@ -167,19 +167,23 @@ class Residual(nn.Module):
         """Runs both ways and adds."""
         beside = x if self.shortcut is None else apply(self.shortcut, x)
         *steps, last = _steps(self.main)
+        if not _is_open_norm(last, x):
+            return self._activated(apply(self.main, x) + beside)
         out = run(steps, x)
-        if not _is_open_norm(last, out) or not _adds_up(out, beside):
-            out = apply(last, out) + beside
-            return out if self.activation is None else apply(self.activation, out)
+        if not _adds_up(out, beside):
+            return self._activated(apply(last, out) + beside)
         activation = None if self.activation is None else _open_activation(self.activation)
         out = _normalise(last, out, beside.feats, activation)
-        done = self.activation is None or activation is not None
-        return out if done else apply(self.activation, out)
+        return out if activation is not None else self._activated(out)
+
+    def _activated(self, x: SparseTensor) -> SparseTensor:
+        return x if self.activation is None else apply(self.activation, x)
 
 
 def _steps(main: nn.Module) -> tuple[nn.Module, ...]:
-    is_sequence = type(main).forward is Sequential.forward and _is_plain(main)
-    return (tuple(main) if is_sequence else ()) or (main,)
+    if isinstance(main, Sequential) and len(main) and _is_plain(main):
+        return tuple(main) if type(main).forward is Sequential.forward else (main,)
+    return (main,)
 
 
 def _adds_up(x: SparseTensor, other: SparseTensor) -> bool:
