@@ -11,6 +11,9 @@
 namespace fl::sparse {
 namespace {
 
+// Room for Progress behind partial sums, whichever their dtype.
+constexpr int64_t kProgressValues = sizeof(Progress) / sizeof(float);
+
 template <typename T>
 GemmArgs<T> make_args(const ConvolutionInput& in, const Tensor& out) {
   GemmArgs<T> a{};
@@ -88,13 +91,12 @@ struct CudaConvolution {
   template <typename T>
   static void implicit(GemmArgs<T> a, const ConvolutionInput& in, Stream stream) {
     read_plan(a, in);
-    std::optional<Tensor> partial, progress;
+    std::optional<Tensor> partial;
     if (a.splits > 1) {
-      partial =
-          new_empty(in.features, {a.splits - 1, in.n_out, in.channels_out}, sum_dtype(in.features));
-      progress = new_empty(in.features, {2}, ScalarType::Int);
+      const int64_t sums = (a.splits - 1) * in.n_out * in.channels_out;
+      partial = new_empty(in.features, {sums + kProgressValues}, sum_dtype(in.features));
       a.partial = output<Sum<T>>(*partial);
-      a.progress = reinterpret_cast<Progress*>(output<int32_t>(*progress));
+      a.progress = reinterpret_cast<Progress*>(a.partial + sums);
       zero_async(a.progress, sizeof(Progress), stream);
     }
     GemmLauncher<T>(a, in.allow_tf32, stream).launch(a);

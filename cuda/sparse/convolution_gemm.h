@@ -79,8 +79,8 @@ struct Tile {
 // A block's part of the work. The n-th block to start takes the n-th part, whichever it is: those
 // that a block waits for have started before it, or they might never find room to run.
 template <typename T>
-FL_D int64_t draw_part(const GemmArgs<T>& a) {
-  if (a.progress == nullptr) return blockIdx.x;
+FL_D int draw_part(const GemmArgs<T>& a) {
+  if (a.progress == nullptr) return static_cast<int>(blockIdx.x);
   FL_SHARED(int, drawn, 1);
   if (threadIdx.x == 0) drawn[0] = atomicAdd(&a.progress->started, 1);
   __syncthreads();
@@ -169,7 +169,7 @@ inline int64_t most_parts(int64_t n_pairs, int64_t n_taps, int64_t size) {
 }
 
 template <int kRows, typename T>
-FL_D Tile<T> find_tile(const GemmArgs<T>& a, int64_t index) {
+FL_D Tile<T> find_tile(const GemmArgs<T>& a, int index) {
   Tile<T> tile{};
   if (a.starts != nullptr) {
     const Part part = find_part(a.starts, a.n_pairs, a.n_taps, kRows, index);
@@ -180,23 +180,25 @@ FL_D Tile<T> find_tile(const GemmArgs<T>& a, int64_t index) {
     tile.partial = a.partial + part.first * a.channels_out;
     return tile;
   }
-  const int64_t own_tiles = (a.n_out + kRows - 1) / kRows;
-  const int64_t partial_tiles = (a.splits - 1) * own_tiles;
+  const int n_out = static_cast<int>(a.n_out), own_tiles = (n_out - 1) / kRows + 1;
+  const int before = a.splits - 1, partial_tiles = before * own_tiles;
   tile.finishes = index >= partial_tiles;
-  const int last = finishing_split(a);
-  const int slot = tile.finishes ? 0 : static_cast<int>(index % (a.splits - 1));
+  const int last = finishing_split(a), slot = tile.finishes ? 0 : index % before;
   const int split = tile.finishes ? last : slot < last ? slot : slot + 1;
-  const int64_t from_end = tile.finishes ? index - partial_tiles : index / (a.splits - 1);
   // The first places have the fewest taps: they come last, lest the last blocks be the longest.
-  tile.place = (own_tiles - 1 - from_end) * kRows;
-  const int64_t tiles = (a.n_out + a.tile_rows - 1) / a.tile_rows, left = a.n_out - tile.place;
-  tile.count = static_cast<int>(left < kRows ? left : kRows);
+  tile.place = own_tiles - 1 - (tile.finishes ? index - partial_tiles : index / before);
+  tile.place *= kRows;
+  const int left = n_out - static_cast<int>(tile.place);
+  tile.count = left < kRows ? left : kRows;
   tile.first_tap = split * a.split_taps;
   // No more taps than there are, and 32 at most, whatever the mask says.
   const int taps_left = a.n_taps - tile.first_tap;
   const int taps = taps_left < a.split_taps ? taps_left : a.split_taps;
   const unsigned known = taps <= 0 ? 0u : ~0u >> (32 - taps);
-  tile.taps = static_cast<unsigned>(a.tile_masks[split * tiles + tile.place / a.tile_rows]) & known;
+  const int tile_log = a.tile_rows == 64 ? 6 : 7, masks = ((n_out - 1) >> tile_log) + 1;
+  tile.taps =
+      static_cast<unsigned>(a.tile_masks[int64_t{split} * masks + (tile.place >> tile_log)]) &
+      known;
   tile.stride = a.n_out;
   tile.rows = a.table + tile.first_tap * a.n_out + tile.place;
   tile.partial = a.partial + (slot * a.n_out + tile.place) * a.channels_out;
@@ -258,6 +260,25 @@ FL_D int list_rows(const GemmArgs<T>& a, const Tile<T>& tile, const TileList<kRo
   return n_taps;
 }
 
+// A function of its own: unrolled over a tile it would drive the loop over steps out of the cache
+// of instructions.
+template <typename S>
+__attribute__((noinline)) FL_D S activate_apart(Activation kind, S x, S slope) {
+  return activate(kind, x, slope);
+}
+
+template <int V, typename S>
+FL_D void activate_all(Activation kind, S* sums, S slope) {
+  if (kind == Activation::none) return;
+  if (kind == Activation::relu) {
+    FL_UNROLL
+    for (int k = 0; k < V; ++k) sums[k] = activate(Activation::relu, sums[k], slope);
+    return;
+  }
+  FL_UNROLL
+  for (int k = 0; k < V; ++k) sums[k] = activate_apart(kind, sums[k], slope);
+}
+
 template <int V, typename T>
 FL_D void finish_row(const Epilogue<T>& e, int64_t row, int column, Sum<T>* sums) {
   const int64_t at = row * e.channels + column;
@@ -268,8 +289,8 @@ FL_D void finish_row(const Epilogue<T>& e, int64_t row, int column, Sum<T>* sums
   for (int k = 0; k < V; ++k) {
     if (e.bias != nullptr) sums[k] += widen(bias.v[k]);
     if (e.residual != nullptr) sums[k] += widen(residual.v[k]);
-    sums[k] = activate(e.activation, sums[k], e.slope);
   }
+  activate_all<V>(e.activation, sums, e.slope);
   store_sums<V, T>(e.out + at, sums);
 }
 

@@ -39,8 +39,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) plain_gemm_kernel(GemmArgs<T> a, int column_t
   const TileList<kRows> list{rows, &tap_list[0], &half_list[0]};
   const uint8_t* const taps = list.taps;
 
-  const int64_t part = draw_part(a);
-  const int column0 = static_cast<int>(part % column_tiles) * kColumns;
+  const int part = draw_part(a), column0 = part % column_tiles * kColumns;
   const Tile<T> tile = find_tile<kRows>(a, part / column_tiles);
   if (tile.taps == 0 && !tile.finishes) return report_partial_sums(a);
   int32_t* const places = rows + a.split_taps * kRows;

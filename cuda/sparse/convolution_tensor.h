@@ -280,8 +280,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(128, (kResidentBlocks<TensorGemm<T, kRows, kColumns>,
   int32_t* const places = rows + a.split_taps * kRows;
   const TileList<kRows> list{rows, &tap_list[0], &half_list[0]};
 
-  const int64_t part = draw_part(a);
-  const int column0 = static_cast<int>(part % column_tiles) * kColumns;
+  const int part = draw_part(a), column0 = part % column_tiles * kColumns;
   const Tile<T> tile = find_tile<kRows>(a, part / column_tiles);
   if (tile.taps == 0 && !tile.finishes) return report_partial_sums(a);
   const int n_taps = list_rows<kRows, Shape::kThreads>(a, tile, list);
