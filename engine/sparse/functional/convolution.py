@@ -62,9 +62,7 @@ def convolve(
                 f"{residual.stride})"
             )
         residual = residual.feats
-    out = sparse_convolution(
-        feats, weight.flatten(0, -3), kernel_map, bias, residual, activation, slope
-    )
+    out = sparse_convolution(feats, weight, kernel_map, bias, residual, activation, slope)
     return SparseTensor.on(out, level, x.maps)
 
 
