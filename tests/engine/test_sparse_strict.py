@@ -141,7 +141,7 @@ TENSORS: list[Case] = [
     (lambda: X.crop("a"), T, "SparseTensor.crop: low: expected whole numbers, got 'a'"),
     (lambda: X.crop(0, (1, 2)), V, "crop: high: expected 3 numbers, got 2"),
     (lambda: X.crop(HUGE), V, "crop: low: expected at most"),
-    (lambda: X.dense(0, 2**31), V, r"dense: expected a box of at most 2\^40 entries"),
+    (lambda: X.dense(0, 2**31), V, r"dense: expected at most 2\^40 entries"),
     # Where to.
     (lambda: X.to("gpu"), V, "SparseTensor.to: device: expected one that torch knows"),
     (lambda: X.to(device=""), V, "to: device: expected one that torch knows"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ....cuda.sparse import pool_ops
-from ..arguments import check_kind, check_tensor, number, whole
+from ..arguments import check_kind, check_tensor, dtype_text, number, whole
 from ..tensor import SparseTensor
 
 
@@ -44,6 +44,8 @@ def group_norm(
     """
     name = "group_norm"
     check_kind(name, "x", x, SparseTensor)
+    if not x.feats.is_floating_point():
+        raise TypeError(f"{name}: x: expected floating features, got {dtype_text(x.dtype)}")
     eps = number(name, "eps", eps)
     if x.channels % whole(name, "groups", groups):
         raise ValueError(

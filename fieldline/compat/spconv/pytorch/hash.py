@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ....engine.sparse.arguments import check_tensor
+
 __all__ = ["HashTable"]
 
 
@@ -51,6 +53,12 @@ class HashTable:
             keys: [N].
             values: [N]; None: 0 for keys that are new.
         """
+        check_tensor("HashTable.insert", "keys", keys)
+        if values is not None and len(values) != len(keys):
+            raise ValueError(
+                f"HashTable.insert: values: expected {len(keys)}, one for each key, "
+                f"got {len(values)}"
+            )
         if values is None:
             keys = keys[self._find(keys) < 0]
             values = torch.zeros(len(keys), dtype=self.value_dtype, device=keys.device)
@@ -77,6 +85,7 @@ class HashTable:
             The values, those of missing keys as they were (0 in a new tensor), and which keys are
             missing, bool [N].
         """
+        check_tensor("HashTable.query", "keys", keys)
         rows = self._find(keys)
         if values is None:
             values = torch.zeros(len(keys), dtype=self.value_dtype, device=keys.device)

@@ -56,6 +56,7 @@ def conv3d(
     Raises:
         ValueError: No strided layer of this kernel was there before a transposed one.
     """
+    _conv.check_operands(input, weight, bias)
     size, step, spread = (make_ntuple(v, 3) for v in (kernel_size, stride, dilation))
     if size == step == _ONE:
         return input.like(_conv.pointwise(input.feats, weight, bias))

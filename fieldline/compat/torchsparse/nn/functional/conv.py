@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .....cuda.sparse import conv_ops, map_ops
 from .....cuda.sparse.map_ops import Taps
+from .....engine.sparse.arguments import check_kind, check_tensor
 from .....engine.sparse.maps import strided_taps, submanifold_taps, transposed_map
 from ...tensor import SparseTensor, get_allow_negative_coordinates
 from ...utils.utils import make_ntuple
@@ -59,6 +60,7 @@ def conv3d(
     Raises:
         ValueError: No strided layer of this kernel was there before a transposed one.
     """
+    check_operands(input, weight, bias)
     size, step, spread = (make_ntuple(v, 3) for v in (kernel_size, stride, dilation))
     if size == step == _ONE:
         return input.like(pointwise(input.feats, weight, bias))
@@ -77,6 +79,30 @@ def conv3d(
         kmap.recipe = recipe
         input._caches.kmaps[key] = kmap
     return convolve(input, weight, bias, kmap, step)
+
+
+def check_operands(input: SparseTensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raises unless these can be convolved.
+
+    Args:
+        input: Any object.
+        weight: Any object.
+        bias: Any object, or None.
+
+    Raises:
+        TypeError: One is of another kind.
+        ValueError: The input has another number of channels than the weight.
+    """
+    check_kind("conv3d", "input", input, SparseTensor)
+    check_tensor("conv3d", "input.feats", input.feats)
+    check_tensor("conv3d", "weight", weight)
+    if bias is not None:
+        check_tensor("conv3d", "bias", bias)
+    if input.feats.shape[-1:] != weight.shape[-2:-1]:
+        raise ValueError(
+            f"conv3d: input: expected channels for a weight [..., C_in, C_out] of shape "
+            f"{list(weight.shape)}, got features {list(input.feats.shape)}"
+        )
 
 
 def pointwise(feats: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
