@@ -34,7 +34,7 @@ class VoxelGrid:
         size = _lengths(function, "vsize_xyz", vsize_xyz)
         limits = _lengths(function, "coors_range_xyz", coors_range_xyz)
         self.ndim = len(size) if ndim is None else ndim
-        self._function, self._columns = function, num_point_features
+        self.function, self._columns = function, num_point_features
         if len(size) != self.ndim or len(limits) != 2 * self.ndim:
             raise ValueError(
                 f"{function}: vsize_xyz, coors_range_xyz: expected {self.ndim} and "
@@ -79,8 +79,8 @@ class VoxelGrid:
             each point, int64 [N], -1: none (points beyond ``max_points`` keep their voxel).
         """
         self._check(points)
-        max_voxels = whole(self._function, "max_num_voxels", max_voxels, 0)
-        max_points = whole(self._function, "max_num_points_per_voxel", max_points, 0)
+        max_voxels = whole(self.function, "max_num_voxels", max_voxels, 0)
+        max_points = whole(self.function, "max_num_points_per_voxel", max_points, 0)
         cells, inside = self._cells(points)
         voxel_of, indices = _number_by_first_come(cells, inside, max_voxels)
         rank = _rank_within(voxel_of, len(indices))
@@ -95,16 +95,16 @@ class VoxelGrid:
         return voxels, indices.int(), counts.int(), voxel_of
 
     def _check(self, points: Tensor) -> None:
-        check_tensor(self._function, "points", points)
+        check_tensor(self.function, "points", points)
         wanted = self._columns or "C"
         right = points.dim() == 2 and points.shape[1] >= self.ndim
         if not right or (self._columns is not None and points.shape[1] != self._columns):
             raise ValueError(
-                f"{self._function}: points: expected shape [N, {wanted}], got {list(points.shape)}"
+                f"{self.function}: points: expected shape [N, {wanted}], got {list(points.shape)}"
             )
         if points.dtype not in (torch.float32, torch.float64):
             raise TypeError(
-                f"{self._function}: points: expected float32 or float64, got {points.dtype}"
+                f"{self.function}: points: expected float32 or float64, got {points.dtype}"
             )
 
     def _cells(self, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -192,10 +192,10 @@ class SparseConvTensor:
         enable_timer: bool = False,
         force_algo: ConvAlgo | None = None,
     ) -> None:
-        _check(features, indices, spatial_shape, batch_size)
+        _check(features, indices, batch_size)
         self._features = features
         self.indices = indices
-        self.spatial_shape = [int(v) for v in spatial_shape]
+        self.spatial_shape = _checked_shape(spatial_shape, indices.shape[1] - 1)
         self.batch_size = batch_size
         self.indice_dict: dict[str, IndiceData] = {} if indice_dict is None else indice_dict
         self.grid: Tensor | None = torch.empty(0) if grid is None else grid
@@ -340,6 +340,12 @@ class SparseConvTensor:
         Returns:
             The sparse tensor, cells in order; gradients reach ``x``.
         """
+        check_tensor("SparseConvTensor.from_dense", "x", x)
+        if x.dim() < 3:
+            raise ValueError(
+                "SparseConvTensor.from_dense: x: expected shape [B, *spatial_shape, C], "
+                f"got {list(x.shape)}"
+            )
         cells = (x != 0).any(-1).nonzero()
         return cls(x[cells.unbind(1)], cells.int(), x.shape[1:-1], x.shape[0])
 
@@ -380,7 +386,7 @@ class SparseConvTensor:
     __iadd__ = __add__
 
 
-def _check(features: Tensor, indices: Tensor, spatial_shape: Any, batch_size: int) -> None:
+def _check(features: Tensor, indices: Tensor, batch_size: int) -> None:
     name = "SparseConvTensor"
     check_tensor(name, "features", features)
     if features.is_complex():
@@ -391,7 +397,13 @@ def _check(features: Tensor, indices: Tensor, spatial_shape: Any, batch_size: in
             f"{name}: features, indices: expected shapes [N, C] and [N, 1 + ndim], "
             f"got {list(features.shape)} and {list(indices.shape)}"
         )
-    ndim = indices.shape[1] - 1
+    if indices.dtype != torch.int32:
+        raise TypeError(f"{name}: indices: expected int32, got {indices.dtype}")
+    whole(name, "batch_size", batch_size)
+
+
+def _checked_shape(spatial_shape: Any, ndim: int) -> list[int]:
+    name = "SparseConvTensor"
     try:
         sizes = [int(v) for v in spatial_shape]
     except (TypeError, ValueError) as error:
@@ -401,8 +413,6 @@ def _check(features: Tensor, indices: Tensor, spatial_shape: Any, batch_size: in
     if len(sizes) != ndim or min(sizes, default=0) < 0:
         raise ValueError(
             f"{name}: spatial_shape: expected {ndim} numbers of at least 0 for indices "
-            f"{list(indices.shape)}, got {len(sizes)}: {shown(sizes)}"
+            f"[N, {1 + ndim}], got {len(sizes)}: {shown(sizes)}"
         )
-    if indices.dtype != torch.int32:
-        raise TypeError(f"{name}: indices: expected int32, got {indices.dtype}")
-    whole(name, "batch_size", batch_size)
+    return sizes

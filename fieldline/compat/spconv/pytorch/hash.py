@@ -53,7 +53,7 @@ class HashTable:
             keys: [N].
             values: [N]; None: 0 for keys that are new.
         """
-        check_tensor("HashTable.insert", "keys", keys)
+        _check_keys("HashTable.insert", keys)
         if values is not None and len(values) != len(keys):
             raise ValueError(
                 f"HashTable.insert: values: expected {len(keys)}, one for each key, "
@@ -85,7 +85,9 @@ class HashTable:
             The values, those of missing keys as they were (0 in a new tensor), and which keys are
             missing, bool [N].
         """
-        check_tensor("HashTable.query", "keys", keys)
+        _check_keys("HashTable.query", keys)
+        if values is not None:
+            check_tensor("HashTable.query", "values", values)
         rows = self._find(keys)
         if values is None:
             values = torch.zeros(len(keys), dtype=self.value_dtype, device=keys.device)
@@ -103,6 +105,7 @@ class HashTable:
         Returns:
             uint8 [N], 1 for keys that do not exist.
         """
+        _check_keys("HashTable.insert_exist_keys", keys)
         rows = self._find(keys)
         found = rows >= 0
         self._values[rows[found]] = values[found].to(self.value_dtype)
@@ -138,3 +141,9 @@ class HashTable:
             return torch.full_like(keys, -1, dtype=torch.int64)
         rows = torch.searchsorted(self._keys, keys).clamp_max(len(self._keys) - 1)
         return torch.where(self._keys[rows] == keys, rows, -1)
+
+
+def _check_keys(name: str, keys: Tensor) -> None:
+    check_tensor(name, "keys", keys)
+    if keys.dim() != 1:
+        raise ValueError(f"{name}: keys: expected shape [N], got {list(keys.shape)}")

@@ -126,6 +126,11 @@ class MapLayer(SparseModule):
         Returns:
             The layer's output.
         """
+        if len(input.features) != len(input.indices):
+            raise ValueError(
+                f"{type(self).__name__}: input: expected features of {len(input.indices)} rows as "
+                f"indices, got {len(input.features)}"
+            )
         clock = _Clock(self, input)
         data, indice_dict = self._find_map(input)
         clock.lap("indice_gen_time")

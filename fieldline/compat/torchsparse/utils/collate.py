@@ -63,6 +63,8 @@ def sparse_collate_fn(inputs: list[Any]) -> Any:
         A dict of batches: sparse tensors collated, arrays and tensors stacked, anything else as a
         list. Samples that are no dicts come back as they are.
     """
+    if not isinstance(inputs, list | tuple):
+        raise TypeError(f"sparse_collate_fn: inputs: expected a list, got {shown(inputs)}")
     if not inputs or not isinstance(inputs[0], dict):
         return inputs
     for number, sample in enumerate(inputs):

@@ -37,11 +37,9 @@ def to_dense(feats: Tensor, coords: Tensor, spatial_range: Sequence[int]) -> Ten
     name = "to_dense"
     check_tensor(name, "feats", feats)
     check_tensor(name, "coords", coords)
-    shape = ints(name, "spatial_range", tuple(spatial_range), len(spatial_range), 0)
-    if coords.dim() != 2 or coords.shape[1] != len(shape):
-        raise ValueError(
-            f"{name}: coords: expected shape [N, {len(shape)}], got {list(coords.shape)}"
-        )
+    if coords.dim() != 2:
+        raise ValueError(f"{name}: coords: expected shape [N, n], got {list(coords.shape)}")
+    shape = ints(name, "spatial_range", tuple(spatial_range), coords.shape[1], 0)
     if feats.dim() != 2 or len(feats) != len(coords):
         raise ValueError(
             f"{name}: feats: expected shape [{len(coords)}, C], got {list(feats.shape)}"

@@ -26,12 +26,18 @@ def spcount(coords: Tensor, num: Tensor | int) -> Tensor:
         >>> spcount(torch.tensor([0, 2, 2, -1]), 3).tolist()
         [1, 0, 2]
     """
-    check_whole("spcount", "coords", coords)
+    _check_voxels("spcount", coords)
     voxels = whole("spcount", "num", int(num), 0)
     rows = coords.long()
     # What lies outside is counted in a place of its own, which is dropped.
     rows = torch.where((rows >= 0) & (rows < voxels), rows, voxels)
     return torch.bincount(rows, minlength=voxels + 1)[:voxels].int()
+
+
+def _check_voxels(name: str, coords: Tensor) -> None:
+    check_whole(name, "coords", coords)
+    if coords.dim() != 1:
+        raise ValueError(f"{name}: coords: expected shape [N], got {list(coords.shape)}")
 
 
 def spvoxelize(feats: Tensor, coords: Tensor, counts: Tensor) -> Tensor:
@@ -50,9 +56,11 @@ def spvoxelize(feats: Tensor, coords: Tensor, counts: Tensor) -> Tensor:
         >>> spvoxelize(feats, voxels, spcount(voxels, 2)).tolist()
         [[0.0], [2.0]]
     """
-    check_whole("spvoxelize", "coords", coords)
+    _check_voxels("spvoxelize", coords)
     check_tensor("spvoxelize", "feats", feats)
     check_tensor("spvoxelize", "counts", counts)
+    if counts.dim() != 1:
+        raise ValueError(f"spvoxelize: counts: expected shape [M], got {list(counts.shape)}")
     sums = pool_ops.sparse_segment_reduce(feats, coords.long(), len(counts), "sum")
     return sums / counts.clamp_min(1).to(sums.dtype)[:, None]
 
