@@ -26,6 +26,7 @@ from .arguments import (
     check_mask,
     check_real,
     check_rows,
+    check_volume,
     device_here,
     ints,
     one_of,
@@ -35,8 +36,6 @@ from .cache import MapCache
 from .coordinates import Level
 from .quantize import quantize
 from .rows import checked_batch_size, duplicate_text, merged
-
-LARGEST_DENSE = 2**40
 
 
 class Voxelized(NamedTuple):
@@ -266,9 +265,11 @@ class SparseTensor:
 
     def cuda(self, device: int | str | torch.device | None = None) -> SparseTensor:
         """The tensor on a GPU; the current one by default."""
-        return self.to(
-            torch.device("cuda", device) if isinstance(device, int) else device or "cuda"
-        )
+        name = "SparseTensor.cuda"
+        place = device_here(name, "device", "cuda" if device is None else device)
+        if place.type != "cuda":
+            raise ValueError(f"{name}: device: expected a GPU, got {place}")
+        return self.to(place)
 
     def half(self) -> SparseTensor:
         """The tensor with features in float16."""
@@ -396,11 +397,7 @@ class SparseTensor:
         self.level.check_unchanged()
         corner, sizes = self._box(low, high)
         volume = math.prod(sizes)
-        if self.batch_size * self.channels * volume > LARGEST_DENSE:
-            raise ValueError(
-                f"SparseTensor.dense: expected a box of at most 2^40 entries, got {sizes} of "
-                f"{self.batch_size} items and {self.channels} channels; crop first"
-            )
+        check_volume("SparseTensor.dense", (self.batch_size, self.channels, *sizes))
         position = self.coords[:, 1:].long() - self.coords.new_tensor(corner, dtype=torch.int64)
         inside = ((position >= 0) & (position < position.new_tensor(sizes))).all(1)
         place = self.level.items

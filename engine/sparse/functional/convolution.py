@@ -62,6 +62,8 @@ def convolve(
                 f"{residual.stride})"
             )
         residual = residual.feats
+    elif residual is not None:
+        check_tensor("convolution", "residual", residual)
     out = sparse_convolution(feats, weight, kernel_map, bias, residual, activation, slope)
     return SparseTensor.on(out, level, x.maps)
 
