@@ -374,14 +374,17 @@ class SparseTensor:
                 f"SparseTensor.dense: expected a box of at most 2^40 entries, got {sizes} of "
                 f"{self.batch_size} items and {self.channels} channels; crop first"
             )
-        position = self.coords[:, 1:].long() - self.coords.new_tensor(corner, dtype=torch.int64)
-        inside = ((position >= 0) & (position < position.new_tensor(sizes))).all(1)
-        place = self.level.items
-        for axis, size in enumerate(sizes):
-            place = place * size + position[:, axis]
-        rows = inside.nonzero()[:, 0]
-        flat = self.feats.new_zeros(self.batch_size * volume, self.channels)
-        flat = flat.index_copy(0, place.index_select(0, rows), self.feats.index_select(0, rows))
+        # What is outside the box goes to a row behind it: counting it would wait for the device.
+        place, inside = self.level.items, None
+        for axis, (start, size) in enumerate(zip(corner, sizes)):
+            position = self.coords[:, 1 + axis].long() - start
+            within = (position >= 0) & (position < size)
+            inside = within if inside is None else inside & within
+            place = place * size + position
+        count = self.batch_size * volume
+        place = torch.where(inside, place, count)
+        flat = self.feats.new_zeros(count + 1, self.channels).index_copy(0, place, self.feats)
+        flat = flat[:count]
         return flat.view(self.batch_size, *sizes, self.channels).movedim(-1, 1)
 
     def _box(self, low: Ints | None, high: Ints | None) -> tuple[tuple[int, ...], list[int]]:
