@@ -375,11 +375,11 @@ class SparseTensor:
                 f"{self.batch_size} items and {self.channels} channels; crop first"
             )
         # What is outside the box goes to a row behind it: counting it would wait for the device.
-        place, inside = self.level.items, None
+        place = self.level.items
+        inside = torch.ones_like(place, dtype=torch.bool)
         for axis, (start, size) in enumerate(zip(corner, sizes)):
             position = self.coords[:, 1 + axis].long() - start
-            within = (position >= 0) & (position < size)
-            inside = within if inside is None else inside & within
+            inside = inside & (position >= 0) & (position < size)
             place = place * size + position
         count = self.batch_size * volume
         place = torch.where(inside, place, count)

@@ -15,6 +15,20 @@ from torch import Tensor, nn
 import fieldline as fl
 
 n = fl.nn
+
+
+class Ends(nn.Module):
+    """What stands between layers: arithmetic, joining, points."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = n.SubmConv3d(4, 4, 3)
+
+    def forward(self, x: fl.SparseTensor) -> fl.SparseTensor:
+        y = self.conv(x) + x
+        return fl.sparse.cat([y * 2.0, x.replace(x.feats.sin())])
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "SubmConv": lambda: n.SubmConv3d(4, 6, 3),
     "depthwise": lambda: n.SubmConv3d(4, 4, 3, groups=4),
@@ -47,18 +61,6 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     ),
     "ends of a network": Ends,
 }
-
-
-class Ends(nn.Module):
-    """What stands between layers: arithmetic, joining, points."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = n.SubmConv3d(4, 4, 3)
-
-    def forward(self, x: fl.SparseTensor) -> fl.SparseTensor:
-        y = self.conv(x) + x
-        return fl.sparse.cat([y * 2.0, x.replace(x.feats.sin())])
 
 
 def rows(output: Any) -> Tensor:
