@@ -398,14 +398,17 @@ class SparseTensor:
         corner, sizes = self._box(low, high)
         volume = math.prod(sizes)
         check_volume("SparseTensor.dense", (self.batch_size, self.channels, *sizes))
-        position = self.coords[:, 1:].long() - self.coords.new_tensor(corner, dtype=torch.int64)
-        inside = ((position >= 0) & (position < position.new_tensor(sizes))).all(1)
+        # What is outside the box goes to a row behind it: counting it would wait for the device.
         place = self.level.items
-        for axis, size in enumerate(sizes):
-            place = place * size + position[:, axis]
-        rows = inside.nonzero()[:, 0]
-        flat = self.feats.new_zeros(self.batch_size * volume, self.channels)
-        flat = flat.index_copy(0, place.index_select(0, rows), self.feats.index_select(0, rows))
+        inside = torch.ones_like(place, dtype=torch.bool)
+        for axis, (start, size) in enumerate(zip(corner, sizes)):
+            position = self.coords[:, 1 + axis].long() - start
+            inside = inside & (position >= 0) & (position < size)
+            place = place * size + position
+        count = self.batch_size * volume
+        place = torch.where(inside, place, count)
+        flat = self.feats.new_zeros(count + 1, self.channels).index_copy(0, place, self.feats)
+        flat = flat[:count]
         return flat.view(self.batch_size, *sizes, self.channels).movedim(-1, 1)
 
     def _box(self, low: Ints | None, high: Ints | None) -> tuple[tuple[int, ...], list[int]]:

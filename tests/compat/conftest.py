@@ -10,17 +10,11 @@ import pytest
 import spconv_twin
 import torch
 import torchsparse_twin
-from op_harness import HAS_CUDA
 from torch import nn
 
 from fieldline.compat import torchsparse
 from fieldline.compat.torchsparse.nn import functional as spf
 from fieldline.compat.torchsparse.utils import tensor_cache
-
-
-@pytest.fixture(params=["cpu", *(["cuda"] if HAS_CUDA else [])])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.param)
 
 
 @pytest.fixture

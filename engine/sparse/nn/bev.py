@@ -6,11 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ....cuda.sparse import map_ops, pool_ops
+from ....cuda.sparse import pool_ops
 from .. import cache
 from ..arguments import MOST_DIMENSIONS, REDUCTIONS, Reduction, check_kind, one_of, whole
-from ..cache import MapCache
-from ..coordinates import Level
 from ..tensor import SparseTensor
 from .convolution import Convolution
 
@@ -84,15 +82,11 @@ class ToBEVReduction(nn.Module):
             x: Of 2 to 4 dimensions.
 
         Returns:
-            Its map, with a cache of its own.
+            Its map, on one level for all layers that look along this axis.
         """
         check_kind("ToBEVReduction", "x", x, SparseTensor)
         axis = _axis("ToBEVReduction", self.axis, x.ndim)
-        unique = map_ops.sparse_unique(_without(x.coords, 1 + axis).contiguous())
-        feats = pool_ops.sparse_segment_reduce(
-            x.feats, unique.inverse, unique.coords.shape[0], self.reduce
-        )
-        return _flattened(x, axis, unique.coords, feats)
+        return _from_above(x, axis, self.reduce)
 
     def extra_repr(self) -> str:
         """What `repr` says between the brackets."""
@@ -153,7 +147,7 @@ class ToBEVConvolution(Convolution):
         y = super().forward(x)
         if y.spatial_range is None or y.spatial_range[self.axis] != 1:
             y = y.prune(y.coords[:, 1 + self.axis] == 0)
-        return _flattened(y, self.axis, _without(y.coords, 1 + self.axis).contiguous(), y.feats)
+        return _from_above(y, self.axis, "sum")
 
 
 def _axis(name: str, axis: int, ndim: int) -> int:
@@ -163,15 +157,7 @@ def _axis(name: str, axis: int, ndim: int) -> int:
     return axis % ndim
 
 
-def _without(values: Tensor, column: int) -> Tensor:
-    return torch.cat([values[:, :column], values[:, column + 1 :]], dim=1)
-
-
-def _flattened(x: SparseTensor, axis: int, coords: Tensor, feats: Tensor) -> SparseTensor:
-    """The tensor of one dimension less on these coordinates."""
-    stride, size = list(x.stride), x.spatial_range
-    del stride[axis]
-    if size is not None:
-        size = size[:axis] + size[axis + 1 :]
-    level = Level(coords, tuple(stride), size, x.batch_size)
-    return SparseTensor.on(feats, level, MapCache(level))
+def _from_above(x: SparseTensor, axis: int, reduce: Reduction) -> SparseTensor:
+    view = x.maps.view(x.level, axis)
+    feats = pool_ops.sparse_segment_reduce(x.feats, view.columns, mode=reduce)
+    return SparseTensor.on(feats, view.level, view.maps)
