@@ -7,7 +7,7 @@ import functools
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -141,6 +141,8 @@ class KernelMap:
         self._plans: dict[tuple[int, int], Plan] = {}
         self._pair_places: Tensor | None = None
         self._operands: dict[OperandKey, MapOperands] = {}
+        # What a convolution's operators are told of the map, by the kind of layer; of conv_ops.py.
+        self.arguments: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
     @classmethod
     def from_table(cls, table: Tensor, n_in: int, symmetric: bool = False) -> KernelMap:

@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import torch
 
+from ...cuda.sparse import map_ops, pool_ops
 from ...cuda.sparse.kernel_map import KernelMap, lasting
 from ...cuda.sparse.map_ops import Bounds, Taps
+from ...cuda.sparse.pool_ops import Segments
 from . import maps
 from .coordinates import Level
 
@@ -53,6 +55,20 @@ class Found(NamedTuple):
 Key = tuple[int, Recipe]
 
 
+class View(NamedTuple):
+    """A level seen along one of its axes: what is left of its coordinates, each once.
+
+    Attributes:
+        level: The coordinates without the axis, the first of a cache of their own.
+        maps: That cache.
+        columns: Which rows of the level seen fall on which of the view.
+    """
+
+    level: Level
+    maps: MapCache
+    columns: Segments
+
+
 class MapCache:
     """Levels and the maps between them.
 
@@ -70,6 +86,7 @@ class MapCache:
     def __init__(self, root: Level) -> None:
         self.levels = [root]
         self.entries: dict[Key, Found] = {}
+        self.views: dict[tuple[int, int], View] = {}
 
     def find(self, level: Level, recipe: Recipe) -> tuple[KernelMap, Level]:
         """The map of a recipe, made if it is asked for the first time.
@@ -88,9 +105,40 @@ class MapCache:
         found = self.entries.get((level.number, recipe))
         if found is None:
             found = self._make(level, recipe)
-        if not torch.compiler.is_compiling():
-            level.check_unchanged()
+        level.check_unchanged()
         return found.kernel_map, self.levels[found.level]
+
+    def view(self, level: Level, axis: int) -> View:
+        """The view of a level along an axis, made if it is asked for the first time.
+
+        Args:
+            level: One of this cache's.
+            axis: The spatial axis that goes.
+
+        Returns:
+            The view.
+        """
+        found = self.views.get((level.number, axis))
+        return self._make_view(level, axis) if found is None else found
+
+    @torch.compiler.disable(
+        reason="the view is not known yet: fieldline.sparse.plan makes it before"
+    )
+    def _make_view(self, level: Level, axis: int) -> View:
+        level.check_unchanged()
+        kept = [column for column in range(1 + level.ndim) if column != 1 + axis]
+        with lasting():
+            unique = map_ops.sparse_unique(level.tensor[:, kept].contiguous())
+            columns = pool_ops.sparse_segments(unique.inverse, unique.coords.shape[0])
+        stride, size = (
+            None if sizes is None else sizes[:axis] + sizes[axis + 1 :]
+            for sizes in (level.stride, level.spatial_range)
+        )
+        assert stride is not None
+        seen = Level(unique.coords, stride, size, level.batch_size)
+        view = View(seen, MapCache(seen), columns)
+        self.views[level.number, axis] = view
+        return view
 
     @torch.compiler.disable(
         reason="the map is not known yet: fieldline.sparse.plan makes it before"

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ...cuda.sparse import map_ops
+from ...cuda.sparse.coordinate_ops import reaching_levels
 from ...cuda.sparse.kernel_map import KernelMap, MapPairs, OperandKey, Plan, lasting
 from ...cuda.sparse.map_ops import Taps
 from ...cuda.sparse.network_ops import (
@@ -77,8 +78,15 @@ class Way:
         self._pairs: dict[TableName, None] = {}
         for key, found in like.entries.items():
             self._foresee(key, found)
+        columns = like.levels[0].ndim + 1
+        self._reaching = reaching_levels(
+            columns,
+            [descent.taps for descent in self._descents],
+            [descent.source for descent in self._descents],
+            [descent.size for descent in self._descents],
+        )
         self._program = NetworkProgram(
-            like.levels[0].ndim + 1,
+            columns,
             len(self._descents) + 1,
             self._wanted,
             [ScheduleWanted(table, n, tuple(tiles)) for (table, n), tiles in self._tiles.items()],
@@ -144,14 +152,7 @@ class Way:
 
     def _make_together(self, cache: MapCache) -> None:
         root = cache.levels[0]
-        levels = map_ops.sparse_levels(
-            root.tensor,
-            [descent.taps for descent in self._descents],
-            [descent.source for descent in self._descents],
-            [descent.size for descent in self._descents],
-            root.limits,
-        )
-        sets = [root.tensor, *levels]
+        sets = [root.tensor, *self._reaching.run(root.tensor, root.limits)]
         forms = _Forms(self._program, self._program.run(sets))
         for key, reached in self._entries.items():
             number = self._number_of.get(key)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .arguments import check_rows
+from .arguments import check_coordinates, check_kind, check_rows, flag, whole
 from .cache import Key
 from .foresee import Way, make_reverses
 from .tensor import SparseTensor
@@ -27,7 +27,7 @@ class Plan:
         x: The input that it was found with; others have its spatial range.
         keys: Of the maps, in the order in which they are made.
         gradients: Whether what backward passes need is made as well.
-        capacity: Inputs whose maps are kept; of more, the oldest go.
+        capacity: Inputs whose maps are kept; of more, the oldest go, but for the last one of all.
 
     Example:
         >>> x = SparseTensor(torch.zeros(1, 4, dtype=torch.int32), torch.ones(1, 2))
@@ -44,7 +44,8 @@ class Plan:
         self.gradients = gradients
         self.capacity = capacity
         self._like = x.level
-        self._seen = [x.maps]
+        self._seen = [x.maps][:capacity]
+        self._last = x.maps  # tells what layers ask for
         self._way: Way | None = None
         if gradients:
             make_reverses(x.maps)
@@ -64,7 +65,11 @@ class Plan:
             TypeError: As `SparseTensor`.
             ValueError: As `SparseTensor`.
         """
-        batch_size = self._like.batch_size if batch_size is None else batch_size
+        check_coordinates("Plan.tensor", "coords", coords, self._like.ndim)
+        if batch_size is None:
+            batch_size = self._like.batch_size
+        else:
+            batch_size = whole("Plan.tensor", "batch_size", batch_size, 0)
         for cache in self._seen:
             root = cache.levels[0]
             if root.batch_size == batch_size and root.holds(coords):
@@ -84,8 +89,10 @@ class Plan:
             Its features on coordinates whose maps exist.
 
         Raises:
+            TypeError: It is no sparse tensor.
             ValueError: Its spatial range is not that of the plan's first input.
         """
+        check_kind("Plan", "x", x, SparseTensor)
         if x.spatial_range != self._like.spatial_range:
             raise ValueError(
                 f"Plan: x: expected spatial_range {self._like.spatial_range} as the plan was made "
@@ -104,9 +111,10 @@ class Plan:
             if self.gradients:
                 make_reverses(x.maps)
         else:
-            if self._way is None or not self._way.covers(self._seen[0]):
-                self._way = Way(self._seen[0], self.gradients)
+            if self._way is None or not self._way.covers(self._last):
+                self._way = Way(self._last, self.gradients)
             self._way.go(x.maps)
+        self._last = x.maps
         self._seen = [x.maps, *self._seen][: self.capacity]
         return x
 
@@ -131,6 +139,7 @@ def plan(x: SparseTensor, model: nn.Module, gradients: bool | None = None) -> Pl
         The plan, which prepares other inputs.
 
     Raises:
+        TypeError: An argument is of another kind.
         ValueError: The tensor comes out of a network.
 
     Example:
@@ -139,13 +148,18 @@ def plan(x: SparseTensor, model: nn.Module, gradients: bool | None = None) -> Pl
         >>> plan(x, nn.Sequential(nn.SubmConv3d(2, 4, 3), nn.MaxPool(2)))
         Plan(2 maps, 1 inputs seen)
     """
+    check_kind("plan", "x", x, SparseTensor)
+    check_kind("plan", "model", model, nn.Module)
+    if gradients is None:
+        gradients = model.training
+    flag("plan", "gradients", gradients)
     if x.level is not x.maps.levels[0]:
         raise ValueError(
             "plan: x: expected an input of a network, got a tensor that layers made of another"
         )
     with evaluating(model), torch.no_grad():
         model(x)
-    return Plan(x, tuple(x.maps.entries), model.training if gradients is None else gradients)
+    return Plan(x, tuple(x.maps.entries), gradients)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from fieldline.cuda.sparse.conv_ops import sparse_convolution
 from fieldline.cuda.sparse.kernel_map import KernelMap
 from fieldline.cuda.sparse.tuning import Schedule, padded_pairs
 from op_harness import HAS_CUDA, Case, assert_near, parametrize, running_on
-from sparse_map_reference import plan_reference
+from sparse_map_reference import gray_ranks, plan_reference
 from torch import Tensor
 
 SCHEDULES = [
@@ -43,6 +43,10 @@ def a_table(n: int = 150, kernel_size: tuple[int, ...] = (3, 3, 3), seed: int = 
 
 def by_plan(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, ...]:
     return tuple(library.ops().sparse_conv_plan(table, splits, tile_rows))
+
+
+def test_gray_ranks() -> None:
+    assert gray_ranks(torch.tensor([0, 1, 3, 2, 6, 7, 5, 4])).tolist() == list(range(8))
 
 
 PLAN = Case(
@@ -260,7 +264,9 @@ def test_forms_that_lie_stay_inside_their_tensors() -> None:
                     )
                     assert out.shape == (made.n_out, 8)
                     if form == "grouped":
-                        library.ops().sparse_conv_weight_gradient(x, x, 1, False, *given[:4])
+                        library.ops().sparse_conv_backward(
+                            *(x, x, None, made.n_in, 1, False, False, *given, *given, True)
+                        )
     assert torch.equal(table, kept) and bool((x == 1).all()) and bool((w == 1).all())
 
 
