@@ -105,9 +105,9 @@ class CoordinateIndex:
         n, columns = self.coords.shape
         if not self.hashed:
             low, high = self.bounds.tolist()
-            return (low, high), n - len(self.order) if len(self.order) else 0
-        facts = ops().sparse_survey(self.coords, self._slots).tolist()
-        return (facts[:columns], facts[columns:-1]), facts[-1]
+            return (tuple(low), tuple(high)), n - len(self.order) if len(self.order) else 0
+        *bounds, repeated = ops().sparse_survey(self.coords, self._slots).tolist()
+        return (tuple(bounds[:columns]), tuple(bounds[columns:])), repeated
 
 
 def _check_same_device(name: str, argument: str, tensor: Tensor, device: torch.device) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import check_coordinates, check_kind, check_rows, flag, whole
-from .cache import Key
+from .cache import Key, MapCache
+from .coordinates import Level
 from .foresee import Way, make_reverses
 from .tensor import SparseTensor
 
@@ -27,7 +28,8 @@ class Plan:
         x: The input that it was found with; others have its spatial range.
         keys: Of the maps, in the order in which they are made.
         gradients: Whether what backward passes need is made as well.
-        capacity: Inputs whose maps are kept; of more, the oldest go, but for the last one of all.
+        capacity: Inputs whose maps are kept; of more, those longest unused go, but for
+            the last one made.
 
     Example:
         >>> x = SparseTensor(torch.zeros(1, 4, dtype=torch.int32), torch.ones(1, 2))
@@ -70,14 +72,15 @@ class Plan:
             batch_size = self._like.batch_size
         else:
             batch_size = whole("Plan.tensor", "batch_size", batch_size, 0)
-        for cache in self._seen:
+        # Asked of all of them, a GPU would be waited for once each.
+        for cache in self._seen[:1]:
             root = cache.levels[0]
             if root.batch_size == batch_size and root.holds(coords):
                 check_rows("Plan.tensor", "feats", feats, len(root), root.device)
                 return SparseTensor.on(feats, root, cache)
         like = self._like
         x = SparseTensor(coords, feats, like.stride, like.spatial_range, batch_size)
-        return self._make(x)
+        return self._planned(x, self._seen[1:])
 
     def __call__(self, x: SparseTensor) -> SparseTensor:
         """The same tensor, with maps.
@@ -98,9 +101,13 @@ class Plan:
                 f"Plan: x: expected spatial_range {self._like.spatial_range} as the plan was made "
                 f"for, got {x.spatial_range}"
             )
-        for cache in self._seen:
+        return self._planned(x, self._seen)
+
+    def _planned(self, x: SparseTensor, seen: list[MapCache]) -> SparseTensor:
+        for cache in seen:
             root = cache.levels[0]
-            if root.same_as(x.level) and root.batch_size == x.batch_size:
+            if _may_be_same(root, x.level) and root.same_as(x.level):
+                self._seen = [cache, *(other for other in self._seen if other is not cache)]
                 return SparseTensor.on(x.feats, root, cache)
         return self._make(x)
 
@@ -120,6 +127,14 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan({len(self.keys)} maps, {len(self._seen)} inputs seen)"
+
+
+def _may_be_same(root: Level, other: Level) -> bool:
+    """False where two sets differ in what the host knows of them."""
+    if root is other:
+        return True
+    sizes = root.batch_size == other.batch_size and len(root) == len(other)
+    return sizes and root.limits == other.limits
 
 
 def plan(x: SparseTensor, model: nn.Module, gradients: bool | None = None) -> Plan:
