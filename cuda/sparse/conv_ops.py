@@ -187,7 +187,7 @@ class _Convolution(torch.autograd.Function):
             )
         return (
             g_features if needs_features else None,
-            g_weight.view(shape) if needs_weight else None,
+            g_weight.view(shape) if needs_weight and g_weight is not None else None,
             g.sum(0, dtype=bias_dtype) if needs_bias else None,
             g if needs_residual else None,
             None,
