@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import library
-from ..library import declare
-from . import map_ops
+from . import map_ops, network_ops
 
 
 @contextmanager
@@ -331,7 +329,7 @@ class KernelMap:
             The plan.
         """
         if (splits, tile_rows) not in self._plans:
-            made = library.ops().sparse_conv_plan(self.table, splits, tile_rows)
+            made = network_ops.sparse_conv_plan(self.table, splits, tile_rows)
             self._plans[splits, tile_rows] = Plan(*made)
         return self._plans[splits, tile_rows]
 
@@ -442,13 +440,3 @@ def _check_sides(name: str, n_in: int, n_out: int, symmetric: bool) -> None:
         raise ValueError(
             f"{name}: symmetric: expected as many inputs as outputs, got {n_in} and {n_out}"
         )
-
-
-def _plan_fake(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    n_out = table.shape[1]
-    tiles = (n_out + tile_rows - 1) // tile_rows
-    order = table.new_empty(2, splits, n_out)
-    return order, table.new_empty(splits, tiles), torch.empty_like(table)
-
-
-declare("sparse_conv_plan", _plan_fake)

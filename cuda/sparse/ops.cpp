@@ -17,6 +17,7 @@ FL_LIBRARY_FRAGMENT(m) {
       "int[] high, int[] bounds) -> Tensor[]");
   m.def("sparse_index(Tensor coords) -> (Tensor slots, Tensor order, Tensor bounds)");
   m.def("sparse_slots(Tensor coords) -> Tensor");
+  m.def("sparse_survey(Tensor coords, Tensor slots) -> Tensor");
   m.def("sparse_lookup(Tensor coords, Tensor slots, Tensor queries) -> Tensor");
   m.def(
       "sparse_kernel_table(Tensor coords, Tensor slots, Tensor order, Tensor bounds, "

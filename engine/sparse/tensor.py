@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...cuda.sparse import map_ops, pool_ops
+from ...cuda.sparse.kernel_map import lasting
 from . import interpolate
 from .arguments import (
     REDUCTIONS,
@@ -95,16 +96,18 @@ class SparseTensor:
         stride = ints(name, "stride", stride, ndim)
         if spatial_range is not None:
             spatial_range = ints(name, "spatial_range", spatial_range, ndim, 0)
-        batch_size = checked_batch_size(coords, spatial_range, batch_size)
         # A copy: whoever handed the coordinates in may go on writing to them.
         coords = coords.detach().clone(memory_format=torch.contiguous_format)
-        level = Level(coords, stride, spatial_range, batch_size)
-        rows = map_ops.sparse_lookup(level.index, coords)
-        if not torch.equal(rows.long(), torch.arange(len(level), device=coords.device)):
+        with lasting():
+            index = map_ops.sparse_index(coords)
+        limits, repeated = index.survey()
+        batch_size = checked_batch_size(coords, spatial_range, batch_size, limits=limits)
+        if repeated:
             if reduce == "error":
-                raise ValueError(duplicate_text(coords, rows))
+                raise ValueError(duplicate_text(coords, map_ops.sparse_lookup(index, coords)))
             coords, feats = merged(coords, feats, reduce)
-            level = Level(coords, stride, spatial_range, batch_size)
+            index = None
+        level = Level(coords, stride, spatial_range, batch_size, limits=limits, index=index)
         self.feats, self.level, self.maps = feats, level, MapCache(level)
 
     @staticmethod
@@ -506,11 +509,12 @@ class SparseTensor:
         ndim = voxels.coords.shape[1] - 1
         if spatial_range is not None:
             spatial_range = ints(name, "spatial_range", spatial_range, ndim, 0)
-        batch_size = checked_batch_size(voxels.coords, spatial_range, batch_size, name)
+        limits = map_ops.sparse_bounds(voxels.coords)
+        batch_size = checked_batch_size(voxels.coords, spatial_range, batch_size, name, limits)
         rows = pool_ops.sparse_segment_reduce(
             feats, voxels.inverse, voxels.coords.shape[0], reduction
         )
-        level = Level(voxels.coords, (1,) * ndim, spatial_range, batch_size)
+        level = Level(voxels.coords, (1,) * ndim, spatial_range, batch_size, limits=limits)
         return Voxelized(SparseTensor.on(rows, level, MapCache(level)), voxels.inverse)
 
     def devoxelize(
