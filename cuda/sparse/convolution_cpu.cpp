@@ -133,8 +133,8 @@ class BlockedPairs {
 };
 
 // Chosen once, as the instruction set is.
-ConvolvePairs* pairs_kernel() {
-  static ConvolvePairs* const chosen = FL_ISA_SELECT(pair_convolution)();
+const PairConvolution& pair_kernel() {
+  static const PairConvolution chosen = FL_ISA_SELECT(pair_convolution)();
   return chosen;
 }
 
@@ -148,7 +148,7 @@ class Convolution {
   Convolution(const ConvolutionInput& in, const Tensor& out)
       : in_(in),
         out_(output<T>(out)),
-        channels_{in.groups, in.weight.size(1) / (kPairs ? 2 : 1), in.channels_out / in.groups},
+        channels_(channels_of(in)),
         block_rows_(rows_of_a_block()),
         pairs_(in.map, in.n_in, in.n_out, block_rows_, "sparse_conv"),
         features_(in.features),
@@ -174,6 +174,16 @@ class Convolution {
   }
 
  private:
+  static Channels channels_of(const ConvolutionInput& in) {
+    Channels channels{in.groups, in.weight.size(1), in.channels_out / in.groups};
+    if constexpr (kPairs) {
+      const int64_t step = pair_kernel().depth_step;
+      channels.in /= 2;
+      channels.depth = (channels.in + step - 1) / step * step;
+    }
+    return channels;
+  }
+
   int64_t rows_of_a_block() const {
     const int64_t most = kBlockBytes / (channels_.row<A>() * static_cast<int64_t>(sizeof(A)));
     const int64_t shared = in_.n_out / (thread_count() > 1 ? thread_count() * kBlocksPerThread : 1);
@@ -192,14 +202,14 @@ class Convolution {
 
   void pack(const T* weight, E* packed) const {
     if constexpr (kPairs)
-      FL_ISA_SELECT(pack_weight_pairs)(weight, channels_, packed);
+      pair_kernel().pack(weight, channels_, packed);
     else
       FL_ISA_SELECT(pack_weight<T>)(weight, channels_, packed);
   }
 
   static void convolve(const BlockArgs<A, E>& block) {
     if constexpr (kPairs)
-      pairs_kernel()(block);
+      pair_kernel().convolve(block);
     else
       FL_ISA_SELECT(convolve_block<A>)(block);
   }
@@ -316,7 +326,7 @@ class WeightGradient {
 struct CpuConvolution {
   static void forward(const ConvolutionInput& in, const Tensor& out) {
     const bool in_pairs = in.features.scalar_type() == ScalarType::BFloat16 &&
-                          in.weight.size(1) % 2 == 0 && pairs_kernel() != nullptr;
+                          in.weight.size(1) % 2 == 0 && pair_kernel().convolve != nullptr;
     if (in_pairs) return Convolution<BFloat16, BFloat16Pair>(in, out).run();
     dispatch_element(in.features, [&](auto t) { Convolution<decltype(t)>(in, out).run(); });
   }

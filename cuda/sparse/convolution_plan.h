@@ -3,7 +3,8 @@
 // The order in which implicit GEMM takes output rows. A block computes a tile of rows at once, and
 // must work on every tap that any of its rows has: rows with the same taps should lie together. The
 // taps are dealt into `splits` runs of neighbours, since rows agree far better about 9 taps than
-// about 27, and in each split the rows are sorted by the bit mask of the taps they have.
+// about 27, and in each split the rows are sorted by the bit mask of the taps they have, as Gray
+// code counts: where one mask gives way to the next, as few taps as can be change.
 //
 //   order       int32 [2, splits, n_out]: the row at each place, then the place of each row, -1 if
 //               the row has none of the split's taps
@@ -25,7 +26,7 @@ FL_HD int64_t taps_per_split(int64_t n_taps, int64_t splits) {
   return (n_taps + splits - 1) / splits;
 }
 
-// A row's mask and its split above it: one sort serves all splits.
+// A mask's place in Gray code and its split above it: one sort serves all splits.
 struct PlanShape {
   int64_t n_taps, n_out, splits, tile_rows, split_taps, tiles;
 
@@ -35,10 +36,13 @@ struct PlanShape {
     return end < n_taps ? end : n_taps;
   }
   FL_HD uint64_t key(uint64_t mask, int64_t split) const {
-    return static_cast<uint64_t>(split) << split_taps | mask;
+    uint64_t rank = mask;
+    for (int shift = 1; shift < kMostSplitTaps; shift *= 2) rank ^= rank >> shift;
+    return static_cast<uint64_t>(split) << split_taps | rank;
   }
   FL_HD uint32_t mask(uint64_t key) const {
-    return static_cast<uint32_t>(key & ((uint64_t{1} << split_taps) - 1));
+    const uint64_t rank = key & ((uint64_t{1} << split_taps) - 1);
+    return static_cast<uint32_t>(rank ^ rank >> 1);
   }
   int key_bits() const {
     int bits = static_cast<int>(split_taps);
@@ -46,6 +50,15 @@ struct PlanShape {
     return bits;
   }
 };
+
+inline void check_splits(int64_t n_taps, int64_t n_out, int64_t splits, const char* op) {
+  STD_TORCH_CHECK(splits > 0 && splits <= (n_taps > 0 ? n_taps : 1) &&
+                      taps_per_split(n_taps, splits) <= kMostSplitTaps,
+                  op, ": splits: expected 1 to K of at most ", kMostSplitTaps, " taps for ", n_taps,
+                  " taps, got ", splits);
+  STD_TORCH_CHECK(n_out * splits < (int64_t{1} << 31), op, ": table: expected below 2^31 rows in ",
+                  splits, " splits, got ", n_out);
+}
 
 template <typename Backend>
 std::tuple<Tensor, Tensor, Tensor> sparse_conv_plan(Tensor table, int64_t splits,
@@ -55,14 +68,9 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv_plan(Tensor table, int64_t splits
   check_shape(table, {-1, -1}, op, "table");
   make_dense(table);
   const int64_t n_taps = table.size(0), n_out = table.size(1);
-  STD_TORCH_CHECK(splits > 0 && splits <= (n_taps > 0 ? n_taps : 1) &&
-                      taps_per_split(n_taps, splits) <= kMostSplitTaps,
-                  op, ": splits: expected 1 to K of at most ", kMostSplitTaps, " taps for ", n_taps,
-                  " taps, got ", splits);
+  check_splits(n_taps, n_out, splits, op);
   STD_TORCH_CHECK(tile_rows == 64 || tile_rows == 128, op, ": tile_rows: expected 64 or 128, got ",
                   tile_rows);
-  STD_TORCH_CHECK(n_out * splits < (int64_t{1} << 31), op, ": table: expected below 2^31 rows in ",
-                  splits, " splits, got ", n_out);
   const PlanShape shape{n_taps,
                         n_out,
                         splits,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The GEMM of convolution on tensor cores. A warp owns 32 rows by half of the block's columns;
+// The GEMM of convolution on tensor cores. A warp owns half of the block's rows and of its columns;
 // four stages of operands lie in shared memory, three of them on their way while one is multiplied.
 // Taps and channels are one dimension, as in the plain kernel: a step of 64 bytes of depth may take
 // several taps of few channels, or part of one tap of many. Where a step always lies in one tap,
@@ -27,7 +27,10 @@ struct Divider {
 template <typename T, int kRows_, int kColumns_>
 struct TensorGemm {
   static constexpr int kRows = kRows_, kColumns = kColumns_, kDepth = kMmaDepth<T>;
-  static constexpr int kThreads = kRows * 2, kStages = 4;
+  static constexpr int kThreads = 128, kStages = 4;
+  static constexpr int kWarpRows = kRows / 2, kWarpColumns = kColumns / 2;
+  static constexpr int kGroups = kWarpRows / 16;  // of rows that an instruction multiplies
+  static constexpr unsigned kAllGroups = (1u << kGroups) - 1u;
   static constexpr int kColumnStride = kColumns + kColumnPad, kSumStride = kColumns + 8;
   static constexpr int kRowValues = kRows * kDepth, kColumnValues = kDepth * kColumnStride;
   static constexpr int kStageValues = kRowValues + kColumnValues;
@@ -192,21 +195,50 @@ class StepLoader<Shape, Copies::taps, T> {
   int columns_[kColumnCopies];  // where the thread's chunks lie in a step's weights; -1: nowhere
 };
 
+// Which groups of a warp's rows have anything at each step: half of a tile's rows may lack a tap
+// that its other half has.
+template <typename Shape, Copies kCopies>
+class LiveGroups {
+ public:
+  FL_D LiveGroups(const TileList<Shape::kRows>& list, int row0, int channels)
+      : list_(list), row0_(row0), steps_(channels / Shape::kDepth) {}
+
+  FL_D unsigned next() {
+    if constexpr (kCopies != Copies::taps) return Shape::kAllGroups;
+    if (left_ == 0) {
+      found_ = list_.template groups<Shape::kGroups>(tap_++, row0_);
+      left_ = steps_;
+    }
+    --left_;
+    return found_;
+  }
+
+ private:
+  const TileList<Shape::kRows>& list_;
+  int row0_, steps_, left_ = 0, tap_ = 0;
+  unsigned found_ = 0;
+};
+
+template <typename Shape>
+using WarpSums = float[Shape::kGroups][Shape::kWarpColumns / 8][4];
+
 template <typename Shape, typename T>
-FL_D void multiply_stage(const T* stage, int row0, int column0,
-                         float (&sums)[2][Shape::kColumns / 16][4]) {
+FL_D void multiply_stage(const T* stage, int row0, int column0, unsigned live,
+                         WarpSums<Shape>& sums) {
   const T* const columns = stage + Shape::kRowValues;
   FL_UNROLL
   for (int half = 0; half < 2; ++half) {
-    uint32_t x[2][4];
+    uint32_t x[Shape::kGroups][4];
     FL_UNROLL
-    for (int m = 0; m < 2; ++m) rows_fragment(x[m], const_cast<T*>(stage), row0 + m * 16, half);
+    for (int m = 0; m < Shape::kGroups; ++m)
+      if ((live >> m & 1u) != 0) rows_fragment(x[m], const_cast<T*>(stage), row0 + m * 16, half);
     FL_UNROLL
-    for (int n = 0; n < Shape::kColumns / 32; ++n) {
+    for (int n = 0; n < Shape::kWarpColumns / 16; ++n) {
       uint32_t w[4];
       columns_fragment<Shape::kColumnStride>(w, columns, column0 + n * 16, half);
       FL_UNROLL
-      for (int m = 0; m < 2; ++m) {
+      for (int m = 0; m < Shape::kGroups; ++m) {
+        if ((live >> m & 1u) == 0) continue;
         multiply(T{}, sums[m][2 * n], x[m], w[0], w[1]);
         multiply(T{}, sums[m][2 * n + 1], x[m], w[2], w[3]);
       }
@@ -214,35 +246,58 @@ FL_D void multiply_stage(const T* stage, int row0, int column0,
   }
 }
 
+template <typename Shape>
+FL_D void store_warp_sums(float* tile_sums, int row0, int column0, const WarpSums<Shape>& sums) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  FL_UNROLL
+  for (int m = 0; m < Shape::kGroups; ++m) FL_UNROLL
+  for (int n = 0; n < Shape::kWarpColumns / 8; ++n) FL_UNROLL
+  for (int upper = 0; upper < 2; ++upper) {
+    float* const at = tile_sums + (row0 + m * 16 + upper * 8 + lane / 4) * Shape::kSumStride +
+                      column0 + n * 8 + lane % 4 * 2;
+    *reinterpret_cast<float2*>(at) = make_float2(sums[m][n][2 * upper], sums[m][n][2 * upper + 1]);
+  }
+}
+
+// As many blocks as a multiprocessor's registers and shared memory hold.
+template <typename Shape, Copies kCopies>
+constexpr int kResidentBlocks = kCopies == Copies::values ? 3
+                                : Shape::kRows == 64      ? 4
+                                : Shape::kColumns == 128  ? 2
+                                : Shape::kColumns == 32   ? 4
+                                                          : 3;
+
 template <typename T, int kRows, int kColumns, Copies kCopies>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, kCopies == Copies::values ? 3 : 256 / kRows)
+FL_KERNEL FL_LAUNCH_BOUNDS(128, (kResidentBlocks<TensorGemm<T, kRows, kColumns>, kCopies>))
     tensor_gemm_kernel(GemmArgs<T> a, Divider channels, int column_tiles) {
   using Shape = TensorGemm<T, kRows, kColumns>;
   constexpr int kStages = Shape::kStages;
   FL_DYNAMIC_SHARED(unsigned char, memory);
-  FL_SHARED(uint8_t, tap_list, 32);
+  FL_SHARED(uint8_t, tap_list, kMostSplitTaps);
+  FL_SHARED(uint8_t, half_list, kMostSplitTaps* TileList<kRows>::kHalves);
   T* const stages = reinterpret_cast<T*>(&memory[0]);
   int32_t* const rows = reinterpret_cast<int32_t*>(&memory[0] + Shape::bytes);
-  uint8_t* const taps = &tap_list[0];
+  int32_t* const places = rows + a.split_taps * kRows;
+  const TileList<kRows> list{rows, &tap_list[0], &half_list[0]};
 
-  const int column0 = static_cast<int>(blockIdx.x) % column_tiles * kColumns;
-  const Tile<T> tile = find_tile<kRows>(a, blockIdx.x / column_tiles);
-  if (tile.taps == 0 && !a.finishes) return;
-  const int n_taps = list_rows<kRows, Shape::kThreads>(a, tile, taps, rows);
+  const int part = draw_part(a), column0 = part % column_tiles * kColumns;
+  const Tile<T> tile = find_tile<kRows>(a, part / column_tiles);
+  if (tile.taps == 0 && !tile.finishes) return report_partial_sums(a);
+  const int n_taps = list_rows<kRows, Shape::kThreads>(a, tile, list);
   const int steps = (n_taps * a.channels_in + Shape::kDepth - 1) / Shape::kDepth;
-  StepLoader<Shape, kCopies, T> loader(a, tile, channels, taps, rows, n_taps, column0);
+  StepLoader<Shape, kCopies, T> loader(a, tile, channels, list.taps, rows, n_taps, column0);
 
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int row0 = warp / 2 * 32, my_column0 = warp % 2 * (kColumns / 2);
-  float sums[2][kColumns / 16][4] = {};
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int row0 = warp / 2 * Shape::kWarpRows, my_column0 = warp % 2 * Shape::kWarpColumns;
+  WarpSums<Shape> sums = {};
   FL_UNROLL
   for (int step = 0; step < kStages - 1; ++step) {
     if (step < steps) loader.load_next(stages + step * Shape::kStageValues);
     close_copies();
   }
   // While operands are on their way. The barriers of the steps come before anyone reads the places.
-  int32_t* const places = rows + a.split_taps * kRows;
-  if (a.finishes) list_places<kRows, Shape::kThreads>(a, tile, places);
+  if (tile.finishes) list_places<kRows, Shape::kThreads>(a, tile, places);
+  LiveGroups<Shape, kCopies> live(list, row0, a.channels_in);
   int stage = 0, next = (kStages - 1) * Shape::kStageValues;
   const auto advance = [](int at) {
     return at == (kStages - 1) * Shape::kStageValues ? 0 : at + Shape::kStageValues;
@@ -252,7 +307,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, kCopies == Copies::values ? 3 : 256 / kRow
     __syncthreads();
     if (step + kStages - 1 < steps) loader.load_next(stages + next);
     close_copies();
-    multiply_stage<Shape>(stages + stage, row0, my_column0, sums);
+    multiply_stage<Shape>(stages + stage, row0, my_column0, live.next(), sums);
     stage = advance(stage);
     next = advance(next);
   }
@@ -260,17 +315,12 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, kCopies == Copies::values ? 3 : 256 / kRow
   __syncthreads();
 
   float* const tile_sums = reinterpret_cast<float*>(&memory[0]);
-  FL_UNROLL
-  for (int m = 0; m < 2; ++m) FL_UNROLL
-  for (int n = 0; n < kColumns / 16; ++n) FL_UNROLL
-  for (int upper = 0; upper < 2; ++upper) {
-    float* const at = tile_sums + (row0 + m * 16 + upper * 8 + lane / 4) * Shape::kSumStride +
-                      my_column0 + n * 8 + lane % 4 * 2;
-    *reinterpret_cast<float2*>(at) = make_float2(sums[m][n][2 * upper], sums[m][n][2 * upper + 1]);
-  }
+  store_warp_sums<Shape>(tile_sums, row0, my_column0, sums);
   __syncthreads();
+  if (tile.finishes) await_partial_sums<kRows>(a, column_tiles);
   store_tile<kCopies == Copies::values ? 1 : kChunk<T>, kRows, kColumns, Shape::kThreads>(
       a, tile, column0, tile_sums, Shape::kSumStride, places);
+  if (!tile.finishes) report_partial_sums(a);
 }
 
 }  // namespace fl::sparse

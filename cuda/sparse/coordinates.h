@@ -73,6 +73,23 @@ struct Axis {
   }
 };
 
+// Lowest and highest of each column, both 0 where there are no rows.
+struct Bounds {
+  int64_t low[kMostColumns] = {}, high[kMostColumns] = {};
+
+  bool contains(const Bounds& other, int columns) const {
+    for (int c = 0; c < columns; ++c)
+      if (other.low[c] < low[c] || other.high[c] > high[c]) return false;
+    return true;
+  }
+
+  bool empty(int columns) const {
+    for (int c = 0; c < columns; ++c)
+      if (low[c] > high[c]) return true;
+    return false;
+  }
+};
+
 // What rows of one set reach in another.
 struct Reach {
   Axis axes[kMostAxes];
@@ -81,6 +98,7 @@ struct Reach {
   int columns;
   bool to_fine;
 
+  // `out` may be `row`.
   FL_HD bool candidate(const int32_t* row, uint32_t choice, int32_t* out) const {
     out[0] = row[0];
     for (int a = columns - 2; a >= 0; --a) {
@@ -91,6 +109,13 @@ struct Reach {
     }
     return true;
   }
+
+  // Where all that rows within bounds reach lies.
+  Bounds bound(Bounds bounds) const {
+    for (int a = 0; a + 1 < columns; ++a)
+      axes[a].bound(to_fine, &bounds.low[a + 1], &bounds.high[a + 1]);
+    return bounds;
+  }
 };
 
 // Where each column lies in a key of one or more 64-bit words, of which word 0 counts least. No
@@ -100,14 +125,36 @@ struct Layout {
   int word[kMostColumns], shift[kMostColumns], bits[kMostColumns];
   int64_t low[kMostColumns];
 
+  FL_HD uint64_t pack_word(const int32_t* row, int w) const {
+    uint64_t key = 0;
+    for (int c = 0; c < columns; ++c)
+      if (word[c] == w) key |= static_cast<uint64_t>(row[c] - low[c]) << shift[c];
+    return key;
+  }
+
+  int word_bits(int w) const {
+    int most = 0;
+    for (int c = 0; c < columns; ++c)
+      if (word[c] == w && shift[c] + bits[c] > most) most = shift[c] + bits[c];
+    return most;
+  }
+
+  // Of a layout of one word.
   FL_HD uint64_t pack_single(const int32_t* row) const {
     uint64_t key = 0;
     for (int c = 0; c < columns; ++c) key |= static_cast<uint64_t>(row[c] - low[c]) << shift[c];
     return key;
   }
+
+  FL_HD void unpack_single(uint64_t key, int32_t* row) const {
+    for (int c = 0; c < columns; ++c) {
+      const uint64_t field = key >> shift[c] & ((uint64_t{1} << bits[c]) - 1);
+      row[c] = static_cast<int32_t>(static_cast<int64_t>(field) + low[c]);
+    }
+  }
 };
 
-FL_HD Layout make_layout(int columns, const int64_t* low, const int64_t* high) {
+FL_HD Layout make_layout(int columns, const Bounds& bounds) {
   constexpr int word_bits = 63;
   Layout layout{};
   layout.columns = columns;
@@ -115,7 +162,7 @@ FL_HD Layout make_layout(int columns, const int64_t* low, const int64_t* high) {
   int used = 0;
   for (int c = columns - 1; c >= 0; --c) {
     int bits = 0;
-    for (int64_t range = high[c] - low[c]; range > 0; range >>= 1) ++bits;
+    for (int64_t range = bounds.high[c] - bounds.low[c]; range > 0; range >>= 1) ++bits;
     if (used + bits > word_bits) {
       ++layout.words;
       used = 0;
@@ -123,7 +170,7 @@ FL_HD Layout make_layout(int columns, const int64_t* low, const int64_t* high) {
     layout.word[c] = layout.words - 1;
     layout.shift[c] = used;
     layout.bits[c] = bits;
-    layout.low[c] = low[c];
+    layout.low[c] = bounds.low[c];
     used += bits;
   }
   return layout;

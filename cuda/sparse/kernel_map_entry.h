@@ -55,6 +55,16 @@ Tensor sparse_lookup(Tensor coords, Tensor slots, Tensor queries) {
   return rows;
 }
 
+// Whether taps t and K - 1 - t are each other's mirror image.
+inline void check_centred(const Reach& reach, const char* op) {
+  for (int a = 0; a + 1 < reach.columns; ++a) {
+    const Axis& axis = reach.axes[a];
+    STD_TORCH_CHECK(axis.taps % 2 == 1 && axis.stride == 1 && 2 * axis.origin == -axis.extent(), op,
+                    ": symmetric: expected odd kernels, stride 1 and centred taps, got ", axis.taps,
+                    " taps of stride ", axis.stride, " from ", axis.origin, " on axis ", a);
+  }
+}
+
 // What a map is made of, checked: an index of the fine set, the coarse set, and the taps.
 struct MapInput {
   Tensor coords, slots, order, bounds, coarse;
@@ -76,22 +86,13 @@ struct MapInput {
     check_coords(coarse, op, "coarse_coords");
     check_same_device(coarse, coords, op, "coarse_coords");
     reach = check_taps(taps, columns, op);
-    if (symmetric) check_symmetry(op);
-    dense_all(coords, slots, order, bounds, coarse);
-  }
-
- private:
-  void check_symmetry(const char* op) const {
-    for (int a = 0; a + 1 < columns; ++a) {
-      const Axis& axis = reach.axes[a];
-      STD_TORCH_CHECK(axis.taps % 2 == 1 && axis.stride == 1 && 2 * axis.origin == -axis.extent(),
-                      op, ": symmetric: expected odd kernels, stride 1 and centred taps, got ",
-                      axis.taps, " taps of stride ", axis.stride, " from ", axis.origin,
-                      " on axis ", a);
+    if (symmetric) {
+      check_centred(reach, op);
+      STD_TORCH_CHECK(coords.size(0) == coarse.size(0), op,
+                      ": symmetric: expected the same set twice, got ", coords.size(0), " and ",
+                      coarse.size(0), " rows");
     }
-    STD_TORCH_CHECK(coords.size(0) == coarse.size(0), op,
-                    ": symmetric: expected the same set twice, got ", coords.size(0), " and ",
-                    coarse.size(0), " rows");
+    dense_all(coords, slots, order, bounds, coarse);
   }
 };
 

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import library
 from ..library import declare, ops
 from .coordinate_ops import (
+    Bounds,
     Taps,
     Unique,
     check_coords,
@@ -31,10 +33,12 @@ from .coordinate_ops import (
 )
 
 __all__ = [
+    "Bounds",
     "CoordinateIndex",
     "Pairs",
     "Taps",
     "Unique",
+    "runs_cuda",
     "sparse_bounds",
     "sparse_coarse_coordinates",
     "sparse_fine_coordinates",
@@ -50,6 +54,11 @@ __all__ = [
     "sparse_table_pairs",
     "sparse_unique",
 ]
+
+
+def runs_cuda(tensor: Tensor) -> bool:
+    """Whether operators on a tensor run the CUDA kernels, on a GPU or emulated."""
+    return tensor.is_cuda or ops() is not getattr(torch.ops, library.NAMESPACE)
 
 
 class Pairs(NamedTuple):

@@ -9,14 +9,13 @@ inputs that take the same way through a network use the same keys.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 from ...cuda.sparse import map_ops, pool_ops
 from ...cuda.sparse.kernel_map import KernelMap, lasting
-from ...cuda.sparse.map_ops import Taps
+from ...cuda.sparse.map_ops import Bounds, Taps
 from ...cuda.sparse.pool_ops import Segments
 from . import maps
 from .coordinates import Level
@@ -88,7 +87,6 @@ class MapCache:
         self.levels = [root]
         self.entries: dict[Key, Found] = {}
         self.views: dict[tuple[int, int], View] = {}
-        self._foreseen: dict[Key, torch.Tensor] = {}
 
     def find(self, level: Level, recipe: Recipe) -> tuple[KernelMap, Level]:
         """The map of a recipe, made if it is asked for the first time.
@@ -109,21 +107,6 @@ class MapCache:
             found = self._make(level, recipe)
         level.check_unchanged()
         return found.kernel_map, self.levels[found.level]
-
-    def foresee(self, chain: Sequence[Key]) -> None:
-        """Finds the coordinates of strided maps, each from where the one before leads, all at once.
-
-        A GPU is waited for once instead of once a level. Where there is a spatial range, levels
-        are found one by one, for each is cut off by its own.
-
-        Args:
-            chain: Keys of strided maps that do not exist yet, the first from the root.
-        """
-        root = self.levels[0]
-        if root.spatial_range is None and not any(key in self.entries for key in chain):
-            with lasting():
-                taps = [recipe.taps for _, recipe in chain]
-                self._foreseen = dict(zip(chain, map_ops.sparse_levels(root.tensor, taps)))
 
     def view(self, level: Level, axis: int) -> View:
         """The view of a level along an axis, made if it is asked for the first time.
@@ -163,25 +146,50 @@ class MapCache:
     def _make(self, level: Level, recipe: Recipe) -> Found:
         level.check_unchanged()
         with lasting():
-            found = getattr(self, f"_make_{recipe.kind}")(level, recipe)
+            return self.make(level, recipe)
+
+    def make(self, level: Level, recipe: Recipe) -> Found:
+        """Makes a map that does not exist yet; within `lasting`.
+
+        Args:
+            level: As of `find`.
+            recipe: As of `find`.
+
+        Returns:
+            The map, and the number of the level of its outputs.
+        """
+        found = getattr(self, f"_make_{recipe.kind}")(level, recipe)
         self.entries[level.number, recipe] = found
         return found
 
+    def enter_strided(self, key: Key, kernel_map: KernelMap, coords: torch.Tensor) -> None:
+        """Takes over a strided map that was made together with others.
+
+        Args:
+            key: Of the map.
+            kernel_map: The map.
+            coords: Of the level that it leads to.
+        """
+        number, recipe = key
+        self.entries[key] = Found(
+            kernel_map, self._add_coarser(self.levels[number], recipe, coords)
+        )
+
     def _make_submanifold(self, level: Level, recipe: Recipe) -> Found:
+        if recipe.taps.count == 1:
+            return Found(KernelMap.identity(len(level), level.device), level.number)
         return Found(maps.submanifold_map(level.index, recipe.taps), level.number)
 
     def _make_strided(self, level: Level, recipe: Recipe) -> Found:
-        size = level.spatial_range
-        if size is not None:
-            size = maps.strided_range(size, recipe.taps)
-        coords = self._foreseen.pop((level.number, recipe), None)
-        if coords is not None:
-            kernel_map = maps.map_between(level.index, coords, recipe.taps)
-        else:
-            low = None if size is None else (0,) * level.ndim
-            coords, kernel_map = maps.strided_map(level.index, recipe.taps, low, size)
+        size = _strided_size(level, recipe)
+        low = None if size is None else (0,) * level.ndim
+        coords, kernel_map = maps.strided_map(level.index, recipe.taps, low, size, level.limits)
+        return Found(kernel_map, self._add_coarser(level, recipe, coords))
+
+    def _add_coarser(self, level: Level, recipe: Recipe, coords: torch.Tensor) -> int:
         stride = tuple(a * b for a, b in zip(level.stride, recipe.stride))
-        return Found(kernel_map, self._add(level, coords, stride, size))
+        limits = maps.strided_limits(level.limits, recipe.taps)
+        return self._add(level, coords, stride, _strided_size(level, recipe), limits)
 
     def _make_transposed(self, level: Level, recipe: Recipe) -> Found:
         size = level.spatial_range
@@ -197,9 +205,10 @@ class MapCache:
 
     def _make_finer(self, level: Level, recipe: Recipe, size: Shape | None) -> Found:
         low = None if size is None else (0,) * level.ndim
-        coords, kernel_map = maps.transposed_map(level.tensor, recipe.taps, low, size)
+        coords, kernel_map = maps.transposed_map(level.tensor, recipe.taps, low, size, level.limits)
         stride = tuple(max(a // b, 1) for a, b in zip(level.stride, recipe.stride))
-        return Found(kernel_map, self._add(level, coords, stride, size))
+        limits = maps.transposed_limits(level.limits, recipe.taps)
+        return Found(kernel_map, self._add(level, coords, stride, size, limits))
 
     def _make_nearest(self, level: Level, recipe: Recipe) -> Found:
         finer = [fine for fine, made in self._made(level) if made.stride == recipe.stride]
@@ -236,10 +245,22 @@ class MapCache:
             if key[1].kind == "strided" and found.level == level.number
         ]
 
-    def _add(self, level: Level, coords: torch.Tensor, stride: Shape, size: Shape | None) -> int:
+    def _add(
+        self,
+        level: Level,
+        coords: torch.Tensor,
+        stride: Shape,
+        size: Shape | None,
+        limits: Bounds,
+    ) -> int:
         number = len(self.levels)
-        self.levels.append(Level(coords, stride, size, level.batch_size, number))
+        self.levels.append(Level(coords, stride, size, level.batch_size, number, limits))
         return number
+
+
+def _strided_size(level: Level, recipe: Recipe) -> Shape | None:
+    size = level.spatial_range
+    return None if size is None else maps.strided_range(size, recipe.taps)
 
 
 def _inverts(recipe: Recipe, made: Recipe) -> bool:

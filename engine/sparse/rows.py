@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...cuda.sparse import map_ops, pool_ops
-from .arguments import REDUCTIONS, Reduction, ints
+from .arguments import REDUCTIONS, Reduction, whole
 
 
 def checked_batch_size(
@@ -36,7 +36,7 @@ def checked_batch_size(
     """
     low, high = map_ops.sparse_bounds(coords)
     if batch_size is not None:
-        (batch_size,) = ints(name, "batch_size", batch_size, 1, 0)
+        batch_size = whole(name, "batch_size", batch_size, 0)
     if coords.shape[0] == 0:
         return batch_size or 0
     if low[0] < 0 or (batch_size is not None and high[0] >= batch_size):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -22,10 +23,13 @@ from .arguments import (
     Ints,
     Reduction,
     check_coordinates,
+    check_mask,
+    check_real,
     check_rows,
-    check_tensor,
+    device_here,
     ints,
     one_of,
+    shown,
 )
 from .cache import MapCache
 from .coordinates import Level
@@ -50,7 +54,8 @@ class SparseTensor:
     Args:
         coords: int32 [N, 1 + D], batch item first, D = 1 to 4; in units of ``stride``, of any
             value. They are copied.
-        feats: [N, C], a row for each coordinate.
+        feats: [N, C], a row for each coordinate, of any real type: labels may be whole numbers,
+            layers want floating ones.
         stride: What one step of a coordinate means at the network's input; a number or D.
         spatial_range: Per axis, coordinates lie in 0 to here, exclusive, and convolutions give what
             dense ones of that size would; default: unbounded.
@@ -59,7 +64,8 @@ class SparseTensor:
             "max", "min" of them, where the first one was.
 
     Raises:
-        TypeError: Coordinates are not int32, or an argument is of another kind.
+        TypeError: Coordinates are not int32, features not real, or an argument is of another
+            kind.
         ValueError: Shapes or devices do not fit together, a coordinate is out of range, or two are
             equal.
 
@@ -133,6 +139,7 @@ class SparseTensor:
             The tensor; it shares coordinates and cache with this one.
 
         Raises:
+            TypeError: They are no tensor of real numbers.
             ValueError: There are more or fewer rows, or they are on another device.
 
         Example:
@@ -146,6 +153,7 @@ class SparseTensor:
             or feats.dim() != 2
             or feats.shape[0] != held.shape[0]
             or feats.device != held.device
+            or feats.is_complex()
         ):
             check_rows("SparseTensor.replace", "feats", feats, len(self), self.device)
         return SparseTensor.on(feats, self.level, self.maps)
@@ -224,13 +232,27 @@ class SparseTensor:
         Returns:
             The tensor.
 
+        Raises:
+            TypeError: It is asked for another kind of thing, or a type that is not real.
+            ValueError: There is no such device here.
+
         Example:
             >>> x = SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.ones(1, 2))
             >>> x.to(torch.float64).dtype
             torch.float64
         """
+        name = "SparseTensor.to"
         args = tuple(a.feats if isinstance(a, SparseTensor) else a for a in args)
+        for where in (*args[:1], kwargs.get("device")):
+            # torch takes a lone number or truth value for a tensor to be like.
+            if isinstance(where, bool | float | complex):
+                raise TypeError(
+                    f"{name}: expected a device, a dtype or a tensor first, got {shown(where)}"
+                )
+            if isinstance(where, str | int | torch.device):
+                device_here(name, "device", where)
         feats = self.feats.to(*args, **kwargs)
+        check_real(name, "dtype", feats)
         if feats.device == self.device:
             return SparseTensor.on(feats, self.level, self.maps)
         self.level.check_unchanged()
@@ -262,7 +284,7 @@ class SparseTensor:
 
     # -- arithmetic on the same coordinates --------------------------------------------------------
 
-    def _operand(self, name: str, other: SparseTensor | Tensor | complex) -> Any:
+    def _operand(self, name: str, other: SparseTensor | Tensor | float) -> Any:
         if not isinstance(other, SparseTensor):
             return other
         if not self.level.same_as(other.level):
@@ -271,15 +293,27 @@ class SparseTensor:
                 f"({len(self)} rows, stride {self.stride}), got others ({len(other)} rows, stride "
                 f"{other.stride}); fieldline.sparse.union and intersection take different ones"
             )
+        own, its = self.feats.shape[1], other.feats.shape[1]
+        if own != its and 1 not in (own, its):
+            raise ValueError(
+                f"SparseTensor.{name}: other: expected {own} channels as this tensor, or 1, "
+                f"got {its}"
+            )
         return other.feats
 
-    def __add__(self, other: SparseTensor | Tensor | complex) -> SparseTensor:
+    def __add__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
+        if not isinstance(other, _OPERANDS):
+            return NotImplemented
         return self.replace(self.feats + self._operand("__add__", other))
 
-    def __sub__(self, other: SparseTensor | Tensor | complex) -> SparseTensor:
+    def __sub__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
+        if not isinstance(other, _OPERANDS):
+            return NotImplemented
         return self.replace(self.feats - self._operand("__sub__", other))
 
-    def __mul__(self, other: SparseTensor | Tensor | complex) -> SparseTensor:
+    def __mul__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
+        if not isinstance(other, _OPERANDS):
+            return NotImplemented
         return self.replace(self.feats * self._operand("__mul__", other))
 
     __radd__ = __add__
@@ -306,14 +340,7 @@ class SparseTensor:
             >>> x.prune(x.feats[:, 0] > 0).coords.tolist()
             [[0, 1], [0, 3]]
         """
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            kind = getattr(mask, "dtype", type(mask).__name__)
-            raise TypeError(f"SparseTensor.prune: mask: expected bool, got {kind}")
-        if mask.shape != (len(self),) or mask.device != self.device:
-            raise ValueError(
-                f"SparseTensor.prune: mask: expected shape [{len(self)}] on {self.device}, "
-                f"got {list(mask.shape)} on {mask.device}"
-            )
+        check_mask("SparseTensor.prune", mask, (len(self),), self.device)
         self.level.check_unchanged()
         rows = mask.nonzero()[:, 0]
         coords = self.coords.index_select(0, rows)
@@ -415,14 +442,15 @@ class SparseTensor:
             The tensor, its rows sorted, its spatial range that of the dense one.
 
         Raises:
-            ValueError: Shapes do not fit together.
+            TypeError: The tensor is not of real numbers, or the mask not of bool.
+            ValueError: Shapes or devices do not fit together.
 
         Example:
             >>> SparseTensor.from_dense(torch.eye(3)[None, None]).coords.tolist()
             [[0, 0, 0], [0, 1, 1], [0, 2, 2]]
         """
         name = "SparseTensor.from_dense"
-        check_tensor(name, "dense", dense)
+        check_real(name, "dense", dense)
         if not 3 <= dense.dim() <= 6:
             raise ValueError(
                 f"{name}: dense: expected shape [batch_size, C, *sizes] with 1 to 4 sizes, "
@@ -431,9 +459,7 @@ class SparseTensor:
         batch_size, channels, *sizes = dense.shape
         if mask is None:
             mask = (dense != 0).any(1)
-        if mask.shape != (batch_size, *sizes):
-            expected = [batch_size, *sizes]
-            raise ValueError(f"{name}: mask: expected shape {expected}, got {list(mask.shape)}")
+        check_mask(name, mask, (batch_size, *sizes), dense.device)
         coords = mask.nonzero().int()
         rows = mask.reshape(-1).nonzero()[:, 0]
         feats = dense.movedim(1, -1).reshape(-1, channels).index_select(0, rows)
@@ -478,9 +504,8 @@ class SparseTensor:
         """
         name = "SparseTensor.from_points"
         one_of(name, "reduction", reduction, REDUCTIONS)
-        check_tensor(name, "points", points)
-        check_rows(name, "feats", feats, points.shape[0], points.device)
         voxels = quantize(points, voxel_size, batch, name=name)
+        check_rows(name, "feats", feats, points.shape[0], points.device)
         ndim = voxels.coords.shape[1] - 1
         if spatial_range is not None:
             spatial_range = ints(name, "spatial_range", spatial_range, ndim, 0)
@@ -532,6 +557,9 @@ class SparseTensor:
             return interpolate.at_rows(self.feats, inverse)
         assert points is not None
         return interpolate.at_points(self.feats, self.level, points, voxel_size, batch, mode)
+
+
+_OPERANDS = (SparseTensor, Tensor, Real)
 
 
 def _restored(feats: Tensor, *level: Any) -> SparseTensor:

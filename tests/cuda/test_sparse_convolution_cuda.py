@@ -44,8 +44,20 @@ def by_plan(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, ...]:
     return tuple(library.ops().sparse_conv_plan(table, splits, tile_rows))
 
 
+def gray_ranks(codes: Tensor) -> Tensor:
+    """Where each code of 32 bits stands among codes of which neighbours differ in one bit."""
+    ranks = codes.clone()
+    for bit in range(1, 32):
+        ranks ^= codes >> bit
+    return ranks
+
+
+def test_gray_ranks() -> None:
+    assert gray_ranks(torch.tensor([0, 1, 3, 2, 6, 7, 5, 4])).tolist() == list(range(8))
+
+
 def plan_reference(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, ...]:
-    """Rows sorted by their taps in each run of taps; what each tile has."""
+    """Rows in the order of their taps in each run of taps; what each tile has."""
     n_taps, n_out = table.shape
     run = -(-n_taps // splits)
     order = torch.empty(2, splits, n_out, dtype=torch.int32)
@@ -55,7 +67,7 @@ def plan_reference(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, 
         taps = slice(split * run, min(n_taps, (split + 1) * run))
         bits = (table[taps] >= 0).long()
         masks = (bits << torch.arange(len(bits))[:, None]).sum(0)
-        rows = torch.argsort(masks, stable=True)
+        rows = torch.argsort(gray_ranks(masks), stable=True)
         order[0, split] = rows
         places = torch.argsort(rows)
         order[1, split] = torch.where(masks > 0, places, -1)

@@ -11,6 +11,7 @@ import torch
 from fieldline.engine.sparse import maps
 from op_harness import running_on, seeded, threads
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fieldline as fl
 
@@ -318,20 +319,75 @@ def test_a_plan_makes_all_maps_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(y.feats, model(expected).feats)
 
 
-def test_a_plan_sees_all_levels_of_an_unbounded_input(monkeypatch: pytest.MonkeyPatch) -> None:
+MAKERS = {
+    "sparse_reached", "sparse_index", "sparse_network_maps", "sparse_kernel_table",
+    "sparse_kernel_pairs", "sparse_invert_table", "sparse_table_pairs", "sparse_conv_plan",
+}  # fmt: skip
+
+
+class Operators(TorchDispatchMode):
+    """Names of the operators that make maps, in the order in which they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        name = function.name().split("::")[1].split(".")[0]
+        if name in MAKERS:
+            self.names.append(name)
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("ranged", [False, True])
+def test_a_plan_makes_all_that_a_gpu_reads_at_once(ranged: bool, gradients: bool) -> None:
+    """Two operators, whatever the network; its layers then find all forms of all maps."""
+    model = unet(dtype=torch.float32).train(gradients)
+    inputs = [scan(seed=seed, dtype=torch.float32).crop(high=6) for seed in "abc"]
+    size = 6 if ranged else None
+
+    def run(x: fl.SparseTensor, operators: Operators) -> list[torch.Tensor]:
+        with operators, torch.set_grad_enabled(gradients):
+            y = model(x)
+            leaves = [x.feats, *model.parameters()]
+            more = torch.autograd.grad(y.feats.square().sum(), leaves) if gradients else ()
+            return [y.coords, y.feats, *more]
+
+    def fresh(x: fl.SparseTensor) -> fl.SparseTensor:
+        feats = x.feats.detach().requires_grad_()
+        return fl.SparseTensor(x.coords, feats, spatial_range=size, batch_size=2)
+
+    with running_on("emulated"):
+        first, second, third = map(fresh, inputs)
+        planned = fl.sparse.plan(first, model)
+        run(first, Operators())
+        run(planned(second), Operators())
+        making, running = Operators(), Operators()
+        with making:
+            planned(third)
+        got = run(third, running)
+        expected = run(fresh(third), Operators())
+    assert making.names == ["sparse_reached", "sparse_network_maps"]
+    assert running.names == []
+    for a, b in zip(got, expected):
+        assert torch.equal(a, b)
+
+
+def test_a_plan_sees_all_levels_of_another_input() -> None:
     model = unet().eval()
     first, second = (
         fl.SparseTensor(x.coords, x.feats, batch_size=2) for x in (scan(), scan(seed="other"))
     )
-    planned = fl.sparse.plan(first, model)
-    made = counted(monkeypatch)
-    planned(second)
-    assert "strided_map" not in made and "map_between" in made
-    fresh = fl.SparseTensor(second.coords, second.feats, batch_size=2)
-    assert torch.equal(model(second).feats, model(fresh).feats)
-    assert second.maps.entries.keys() == fresh.maps.entries.keys()
-    for a, b in zip(second.maps.levels, fresh.maps.levels):
-        assert torch.equal(a.tensor, b.tensor) and a.stride == b.stride
+    for backend in ("cpu", "emulated"):
+        with running_on(backend):
+            planned = fl.sparse.plan(first, model)
+            made = planned(fl.SparseTensor(second.coords, second.feats, batch_size=2))
+            fresh = fl.SparseTensor(second.coords, second.feats, batch_size=2)
+            assert torch.equal(model(made).feats, model(fresh).feats)
+        assert made.maps.entries.keys() == fresh.maps.entries.keys()
+        for a, b in zip(made.maps.levels, fresh.maps.levels):
+            assert torch.equal(a.tensor, b.tensor) and a.stride == b.stride
 
 
 def test_networks_run_on_the_emulated_kernels() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ....cuda.sparse import pool_ops
 from .. import cache
-from ..arguments import REDUCTIONS, Reduction, ints, one_of
+from ..arguments import MOST_DIMENSIONS, REDUCTIONS, Reduction, check_kind, one_of, whole
 from ..tensor import SparseTensor
 from .convolution import Convolution
 
@@ -27,7 +27,7 @@ class ToBEVDense(nn.Module):
 
     def __init__(self, axis: int = -1) -> None:
         super().__init__()
-        self.axis = axis
+        self.axis = whole("ToBEVDense", "axis", axis, None)
 
     def forward(self, x: SparseTensor) -> Tensor:
         """Gives channel c of height h the number c * heights + h.
@@ -41,6 +41,7 @@ class ToBEVDense(nn.Module):
         Raises:
             ValueError: There is no spatial range.
         """
+        check_kind("ToBEVDense", "x", x, SparseTensor)
         if x.spatial_range is None:
             raise ValueError(
                 "ToBEVDense: x: expected a spatial_range, which says how many channels and cells "
@@ -70,7 +71,7 @@ class ToBEVReduction(nn.Module):
 
     def __init__(self, axis: int = -1, reduce: Reduction = "sum") -> None:
         super().__init__()
-        self.axis = axis
+        self.axis = whole("ToBEVReduction", "axis", axis, None)
         one_of("ToBEVReduction", "reduce", reduce, REDUCTIONS)
         self.reduce: Reduction = reduce
 
@@ -83,6 +84,7 @@ class ToBEVReduction(nn.Module):
         Returns:
             Its map, on one level for all layers that look along this axis.
         """
+        check_kind("ToBEVReduction", "x", x, SparseTensor)
         axis = _axis("ToBEVReduction", self.axis, x.ndim)
         return _from_above(x, axis, self.reduce)
 
@@ -123,8 +125,8 @@ class ToBEVConvolution(Convolution):
         dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
-        self_axis = _axis(name, axis, ndim)
-        ints(name, "heights", heights, 1)
+        self_axis = _axis(name, axis, whole(name, "ndim", ndim))
+        heights = whole(name, "heights", heights)
         # A column is what one tap after another of a kernel as high as it meets.
         size = tuple(heights if a == self_axis else 1 for a in range(ndim))
         recipe = cache.strided(size, size, ndim=ndim)
@@ -149,7 +151,8 @@ class ToBEVConvolution(Convolution):
 
 
 def _axis(name: str, axis: int, ndim: int) -> int:
-    if ndim < 2 or not -ndim <= axis < ndim:
+    whole(name, "axis", axis, None)
+    if not 2 <= ndim <= MOST_DIMENSIONS or not -ndim <= axis < ndim:
         raise ValueError(f"{name}: axis: expected one of 2 to 4 spatial axes, got {axis} of {ndim}")
     return axis % ndim
 
