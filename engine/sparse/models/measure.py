@@ -53,8 +53,7 @@ def without_maps(sample: Sample, voxels: int | None = None) -> Arguments:
         False
     """
     x = sample.tensor
-    limits = x.level.limits  # known of what users make, too
-    level = Level(x.coords[:voxels], x.stride, x.spatial_range, x.batch_size, limits=limits)
+    level = Level(x.coords[:voxels], x.stride, x.spatial_range, x.batch_size)
     return (SparseTensor.on(x.feats[:voxels], level, MapCache(level)), *sample.arguments[1:])
 
 
