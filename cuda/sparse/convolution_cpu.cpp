@@ -14,7 +14,7 @@
 
 #include "core/parallel.h"
 #include "core/registration.h"
-#include "sparse/convolution_entry.h"
+#include "sparse/convolution_backward_entry.h"
 #include "sparse/convolution_simd.h"
 
 namespace fl::sparse {
@@ -267,16 +267,16 @@ std::vector<Piece> pieces_of(const BlockedPairs& pairs) {
   return pieces;
 }
 
-template <typename T>
+// Out is T, or wider.
+template <typename T, typename Out>
 class WeightGradient {
   using A = Sum<T>;
 
  public:
   WeightGradient(const WeightGradientInput& in, const Tensor& out)
-      : out_(output<T>(out)),
+      : out_(output<Out>(out)),
         channels_{in.groups, in.channels_in / in.groups, in.channels_out / in.groups},
-        pairs_(in.map, in.n_in, in.n_out, std::max<int64_t>(in.n_out, 1),
-               "sparse_conv_weight_gradient"),
+        pairs_(in.map, in.n_in, in.n_out, std::max<int64_t>(in.n_out, 1), "sparse_conv_backward"),
         pieces_(pieces_of(pairs_)),
         features_(in.features),
         gradient_(in.gradient),
@@ -308,14 +308,14 @@ class WeightGradient {
       for (int64_t i = 0; i < size; ++i) sums[i] += more[i];
     }
     const int64_t width = channels_.depthwise() ? 1 : padded<A>(channels_.out);
-    T* out = out_ + tap * channels_.in * channels_.all_out();
+    Out* out = out_ + tap * channels_.in * channels_.all_out();
     for (int64_t k = 0; k < channels_.in; ++k)
       for (int64_t g = 0; g < channels_.groups; ++g)
         for (int64_t c = 0; c < channels_.out; ++c)
           narrow(sums[k * channels_.row<A>() + g * width + c], *out++);
   }
 
-  T* out_;
+  Out* out_;
   Channels channels_;
   BlockedPairs pairs_;
   std::vector<Piece> pieces_;
@@ -332,7 +332,31 @@ struct CpuConvolution {
   }
 
   static void weight_gradient(const WeightGradientInput& in, const Tensor& out) {
-    dispatch_element(in.features, [&](auto t) { WeightGradient<decltype(t)>(in, out).run(); });
+    dispatch_element(in.features, [&](auto t) {
+      using T = decltype(t);
+      if (out.scalar_type() == sum_dtype(in.features))
+        WeightGradient<T, Sum<T>>(in, out).run();
+      else
+        WeightGradient<T, T>(in, out).run();
+    });
+  }
+
+  static void turn(const WeightTurn& turn, const Tensor& weight, const Tensor& out) {
+    dispatch_element(weight, [&](auto t) {
+      using T = decltype(t);
+      parallel_for(0, turn.matrices(), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t m = begin; m < end; ++m)
+          transpose(turn, input<T>(weight) + turn.source(m), output<T>(out) + turn.target(m));
+      });
+    });
+  }
+
+ private:
+  template <typename T>
+  static void transpose(const WeightTurn& turn, const T* from, T* to) {
+    for (int64_t k = 0; k < turn.own_in; ++k)
+      for (int64_t c = 0; c < turn.own_out; ++c)
+        to[c * turn.target_stride() + k] = from[k * turn.source_stride() + c];
   }
 };
 
@@ -340,7 +364,7 @@ struct CpuConvolution {
 
 FL_LIBRARY_IMPL_CPU(m) {
   m.impl("sparse_conv", TORCH_BOX(&sparse_conv<CpuConvolution>));
-  m.impl("sparse_conv_weight_gradient", TORCH_BOX(&sparse_conv_weight_gradient<CpuConvolution>));
+  m.impl("sparse_conv_backward", TORCH_BOX(&sparse_conv_backward<CpuConvolution>));
 }
 
 }  // namespace fl::sparse

@@ -35,10 +35,13 @@ struct PlanShape {
     const int64_t end = first_tap(split) + split_taps;
     return end < n_taps ? end : n_taps;
   }
+  // Where a mask stands in Gray code.
+  static FL_HD uint64_t rank(uint64_t mask) {
+    for (int shift = 1; shift < kMostSplitTaps; shift *= 2) mask ^= mask >> shift;
+    return mask;
+  }
   FL_HD uint64_t key(uint64_t mask, int64_t split) const {
-    uint64_t rank = mask;
-    for (int shift = 1; shift < kMostSplitTaps; shift *= 2) rank ^= rank >> shift;
-    return static_cast<uint64_t>(split) << split_taps | rank;
+    return static_cast<uint64_t>(split) << split_taps | rank(mask);
   }
   FL_HD uint32_t mask(uint64_t key) const {
     const uint64_t rank = key & ((uint64_t{1} << split_taps) - 1);

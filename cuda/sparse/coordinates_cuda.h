@@ -18,7 +18,8 @@ struct Extents {
 
 constexpr uint32_t kSign = 0x80000000u;
 
-FL_KERNEL bounds_kernel(const int32_t* coords, int64_t n, int columns, Extents* extents) {
+// By all threads of a warp, whose rows are those of a stride over the grid.
+FL_D void widen(const int32_t* coords, int64_t n, int columns, Extents* extents) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int c = 0; c < columns; ++c) {
     uint32_t least = 0, most = 0;
@@ -37,23 +38,32 @@ FL_KERNEL bounds_kernel(const int32_t* coords, int64_t n, int columns, Extents* 
   }
 }
 
+inline Bounds decode(const Extents& extents, int columns) {
+  Bounds bounds;
+  for (int c = 0; c < columns; ++c) {
+    bounds.low[c] = static_cast<int32_t>(~extents.least[c] ^ kSign);
+    bounds.high[c] = static_cast<int32_t>(extents.most[c] ^ kSign);
+  }
+  return bounds;
+}
+
+FL_KERNEL bounds_kernel(const int32_t* coords, int64_t n, int columns, Extents* extents) {
+  widen(coords, n, columns, extents);
+}
+
 // Waits.
-Bounds read_bounds(const Tensor& coords, Stream stream) {
+inline Bounds read_bounds(const Tensor& coords, Stream stream) {
   const int64_t n = coords.size(0);
   const int columns = static_cast<int>(coords.size(1));
-  Bounds bounds;
-  if (n == 0) return bounds;
+  if (n == 0) return {};
   const Scratch memory(sizeof(Extents));
   Extents found;
   zero_async(memory.data(), sizeof(Extents), stream);
+  // Few blocks, so that there are few atomics.
   FL_LAUNCH(bounds_kernel, std::min<int64_t>(blocks_for(n), 2 * device_sm_count()), kThreads, 0,
             stream, input<int32_t>(coords), n, columns, memory.data<Extents>());
   copy_to_host(&found, memory.data(), sizeof(Extents), stream);
-  for (int c = 0; c < columns; ++c) {
-    bounds.low[c] = static_cast<int32_t>(~found.least[c] ^ kSign);
-    bounds.high[c] = static_cast<int32_t>(found.most[c] ^ kSign);
-  }
-  return bounds;
+  return decode(found, columns);
 }
 
 }  // namespace

@@ -5,6 +5,8 @@
 // symmetric map the taps up to the centre are looked up, and each partner found is told of it.
 #include "core/device_guard.h"
 #include "core/registration.h"
+#include "core/sort_scan.h"
+#include "sparse/coordinates_cuda.h"
 #include "sparse/kernel_map_entry.h"
 #include "sparse/kernel_map_search.h"
 #include "sparse/launch.h"
@@ -15,6 +17,20 @@ namespace {
 FL_KERNEL insert_kernel(SlotTable table, Word* slots) {
   const int64_t i = this_thread();
   if (i < table.count) insert_row(table, i, slots);
+}
+
+struct SurveyFacts {
+  Extents extents;
+  int repeated;
+};
+
+FL_KERNEL survey_kernel(SlotTable table, SurveyFacts* facts) {
+  widen(table.coords, table.count, table.columns, &facts->extents);
+  int repeated = 0;
+  for (int64_t i = this_thread(); i < table.count; i += static_cast<int64_t>(gridDim.x) * kThreads)
+    repeated += table.find(table.coords + i * table.columns) != i;
+  repeated = __reduce_add_sync(0xFFFFFFFFu, repeated);
+  if (threadIdx.x % 32 == 0 && repeated > 0) atomicAdd(&facts->repeated, repeated);
 }
 
 FL_KERNEL lookup_kernel(SlotTable table, const int32_t* queries, int64_t n, int32_t* rows) {
@@ -88,6 +104,21 @@ struct CudaMaps {
             new_empty(coords, {0, columns}, ScalarType::Long)};
   }
 
+  static Survey survey(const SlotTable& table, const Tensor& like) {
+    const DeviceGuard guard(like.get_device_index());
+    const Stream stream = current_stream(like.get_device_index());
+    const Scratch memory(sizeof(SurveyFacts));
+    SurveyFacts found;
+    zero_async(memory.data(), sizeof(found), stream);
+    FL_LAUNCH(survey_kernel, blocks_for(table.count), kThreads, 0, stream, table,
+              memory.data<SurveyFacts>());
+    copy_to_host(&found, memory.data(), sizeof(found), stream);
+    Survey survey;
+    survey.repeated = found.repeated;
+    if (table.count > 0) survey.bounds = decode(found.extents, table.columns);
+    return survey;
+  }
+
   static void lookup(const SlotTable& table, const int32_t* queries, int64_t n, int32_t* rows,
                      const Tensor& like) {
     const DeviceGuard guard(like.get_device_index());
@@ -111,6 +142,7 @@ struct CudaMaps {
 FL_LIBRARY_IMPL_CUDA(m) {
   m.impl("sparse_index", TORCH_BOX(&sparse_index<CudaMaps>));
   m.impl("sparse_slots", TORCH_BOX(&sparse_slots<CudaMaps>));
+  m.impl("sparse_survey", TORCH_BOX(&sparse_survey<CudaMaps>));
   m.impl("sparse_lookup", TORCH_BOX(&sparse_lookup<CudaMaps>));
   m.impl("sparse_kernel_table", TORCH_BOX(&sparse_kernel_table<CudaMaps>));
 }

@@ -7,14 +7,12 @@ import functools
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import library
-from ..library import declare
-from . import map_ops
+from . import map_ops, network_ops
 
 
 @contextmanager
@@ -143,6 +141,8 @@ class KernelMap:
         self._plans: dict[tuple[int, int], Plan] = {}
         self._pair_places: Tensor | None = None
         self._operands: dict[OperandKey, MapOperands] = {}
+        # What a convolution's operators are told of the map, by the kind of layer; of conv_ops.py.
+        self.arguments: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
     @classmethod
     def from_table(cls, table: Tensor, n_in: int, symmetric: bool = False) -> KernelMap:
@@ -329,7 +329,7 @@ class KernelMap:
             The plan.
         """
         if (splits, tile_rows) not in self._plans:
-            made = library.ops().sparse_conv_plan(self.table, splits, tile_rows)
+            made = network_ops.sparse_conv_plan(self.table, splits, tile_rows)
             self._plans[splits, tile_rows] = Plan(*made)
         return self._plans[splits, tile_rows]
 
@@ -440,13 +440,3 @@ def _check_sides(name: str, n_in: int, n_out: int, symmetric: bool) -> None:
         raise ValueError(
             f"{name}: symmetric: expected as many inputs as outputs, got {n_in} and {n_out}"
         )
-
-
-def _plan_fake(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    n_out = table.shape[1]
-    tiles = (n_out + tile_rows - 1) // tile_rows
-    order = table.new_empty(2, splits, n_out)
-    return order, table.new_empty(splits, tiles), torch.empty_like(table)
-
-
-declare("sparse_conv_plan", _plan_fake)

@@ -40,6 +40,28 @@ Tensor sparse_slots(Tensor coords) {
   return Backend::slots(coords, columns);
 }
 
+// What there is to know of rows: their bounds, and how many of them stood before.
+struct Survey {
+  Bounds bounds;
+  int64_t repeated = 0;
+};
+
+// In the host's memory: lowest and highest of each column, then the number of repeated rows.
+template <typename Backend>
+Tensor sparse_survey(Tensor coords, Tensor slots) {
+  const char* op = "sparse_survey";
+  const int columns = check_coords(coords, op, "coords");
+  check_slots(slots, coords, op);
+  dense_all(coords, slots);
+  const Tensor facts =
+      allocate({2 * columns + 1}, ScalarType::Long, aoti_torch_device_type_cpu(), 0);
+  const Survey survey = Backend::survey(slot_table(slots, coords, columns), coords);
+  std::copy_n(survey.bounds.low, columns, output<int64_t>(facts));
+  std::copy_n(survey.bounds.high, columns, output<int64_t>(facts) + columns);
+  output<int64_t>(facts)[2 * columns] = survey.repeated;
+  return facts;
+}
+
 template <typename Backend>
 Tensor sparse_lookup(Tensor coords, Tensor slots, Tensor queries) {
   const char* op = "sparse_lookup";

@@ -93,6 +93,26 @@ class NetworkMaps(NamedTuple):
     pairs: list[Pairs]
 
 
+def sparse_conv_plan(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sorts the rows of a table by the taps that they have, for implicit GEMM.
+
+    Args:
+        table: int32 [K, n_out], input rows or -1.
+        splits: In how many runs the taps are sorted apart, at most 32 taps a run.
+        tile_rows: Rows that share the work on a tap, 64 or 128.
+
+    Returns:
+        order [2, splits, n_out], tile_masks [splits, tiles] and the permuted table [K, n_out], as
+        `kernel_map.Plan` has them.
+
+    Example:
+        >>> order, masks, _ = sparse_conv_plan(torch.tensor([[0, -1], [1, 0]]).int(), 1, 64)
+        >>> order[:, 0].tolist(), masks.tolist()
+        ([[1, 0], [1, 0]], [[3]])
+    """
+    return ops().sparse_conv_plan(table, splits, tile_rows)
+
+
 class NetworkProgram:
     """What maps are wanted of any sets of coordinates, checked once.
 
@@ -222,7 +242,7 @@ def _composed(program: NetworkProgram, sets: Sequence[Tensor]) -> NetworkMaps:
 
     orders = []
     for table, splits, tiles in program.schedules:
-        made = {t: ops().sparse_conv_plan(find(table), splits, t) for t in tiles}
+        made = {t: sparse_conv_plan(find(table), splits, t) for t in tiles}
         order, _, permuted = next(iter(made.values()))
         orders.append(Schedule(order, permuted, {t: masks for t, (_, masks, _) in made.items()}))
     pairs = [sparse_table_pairs(find(table)) for table in program.pairs]
@@ -295,4 +315,12 @@ def _network_fake(sets: Any, maps: Any, schedules: Any, pairs: Any) -> list[Tens
     return out
 
 
+def _plan_fake(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    n_out = table.shape[1]
+    tiles = (n_out + tile_rows - 1) // tile_rows
+    order = table.new_empty(2, splits, n_out)
+    return order, table.new_empty(splits, tiles), torch.empty_like(table)
+
+
+declare("sparse_conv_plan", _plan_fake)
 declare("sparse_network_maps", _network_fake)

@@ -36,8 +36,10 @@ FL_KERNEL all_masks_kernel(FL_GRID_CONSTANT Jobs<ScheduleJob> jobs, int mask_bit
   const int64_t first = shape.first_tap(split), end = shape.end_tap(split);
   Key key = static_cast<Key>(job.first_segment + split);
   key = mask_bits < static_cast<int>(8 * sizeof(Key)) ? static_cast<Key>(key << mask_bits) : Key{0};
+  uint64_t mask = 0;
   for (int64_t tap = first; tap < end; ++tap)
-    key |= static_cast<Key>(job.table[tap * shape.n_out + row] >= 0) << (tap - first);
+    mask |= static_cast<uint64_t>(job.table[tap * shape.n_out + row] >= 0) << (tap - first);
+  key |= static_cast<Key>(PlanShape::rank(mask));
   const int64_t entry = job.first_entry + split * shape.n_out + row;
   keys[entry] = key;
   rows[entry] = static_cast<int32_t>(row);

@@ -13,15 +13,16 @@ which the one with a gradient writes to nothing.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from ..library import ctx_ops, declare, ops
-from .conv_ops import _ACTIVATIONS, Activation, _has_gradient_from_output
+from .conv_ops import Activation, _has_gradient_from_output
 from .feature_checks import check_device, check_features, check_one_of, wide_dtype
 
+_ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 _NUMBERS = {activation: number for number, activation in enumerate(_ACTIVATIONS)}
 _NARROW = (torch.float16, torch.bfloat16)
 _CHANNELS = ("running_mean", "running_var", "weight", "bias")
@@ -130,7 +131,7 @@ def _by_one(
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     ):
-        return _Norm.apply(features, weight, bias, residual, settings)
+        return _apply_norm(features, weight, bias, residual, settings)
     return _forward(features, weight, bias, residual, settings)[0]
 
 
@@ -191,6 +192,10 @@ class _Norm(torch.autograd.Function):
         needs = ctx.needs_input_grad
         found = _gradients(ctx.ops, g, tensors, constants, needs[3])
         return *(t if needed else None for t, needed in zip(found, needs)), None
+
+
+# Function.apply asks for function transforms once more.
+_apply_norm = super(torch.autograd.Function, _Norm).apply
 
 
 def _beside(

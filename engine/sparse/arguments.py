@@ -7,7 +7,7 @@ import math
 import operator
 import reprlib
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 Ints = int | Sequence[int]
 MOST_DIMENSIONS = 4
 LARGEST = 2**31  # one past the highest coordinate
+LARGEST_DENSE = 2**40  # entries
 Reduction = Literal["first", "mean", "sum", "max", "min"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 
@@ -42,7 +43,7 @@ def ints(
         >>> ints("f", "stride", 2, 3), ints("f", "stride", [1, 2], 2)
         ((2, 2, 2), (1, 2))
     """
-    values = tuple(value) if _is_many(value) else (value,) * ndim
+    values: tuple[Any, ...] = tuple(value) if _is_many(value) else (value,) * ndim
     try:
         numbers = tuple(operator.index(v) for v in values)
     except TypeError:
@@ -80,9 +81,9 @@ def sizes(name: str, argument: str, value: Ints, least: int = 1) -> Ints:
         >>> sizes("f", "stride", 2), sizes("f", "stride", [1, 2])
         (2, (1, 2))
     """
-    if not _is_many(value):
-        return ints(name, argument, value, 1, least)[0]
-    return ints(name, argument, value, min(max(len(value), 1), MOST_DIMENSIONS), least)
+    if _is_many(value):
+        return ints(name, argument, value, min(max(len(value), 1), MOST_DIMENSIONS), least)
+    return ints(name, argument, value, 1, least)[0]
 
 
 def whole(name: str, argument: str, value: int, least: int | None = 1) -> int:
@@ -169,6 +170,26 @@ def flag(name: str, argument: str, value: bool) -> bool:
     return value
 
 
+def check_volume(name: str, sizes: Sequence[int]) -> None:
+    """Raises if a dense tensor would be larger than any memory.
+
+    Args:
+        name: Of the function that was called.
+        sizes: Of its axes.
+
+    Raises:
+        ValueError: It would have more than 2^40 entries.
+
+    Example:
+        >>> check_volume("f", (2**20, 2**20, 2))
+        Traceback (most recent call last):
+        ValueError: f: expected at most 2^40 entries, got 1048576 x 1048576 x 2; crop first
+    """
+    if math.prod(sizes) > LARGEST_DENSE:
+        got = " x ".join(map(str, sizes))
+        raise ValueError(f"{name}: expected at most 2^40 entries, got {got}; crop first")
+
+
 def device_here(name: str, argument: str, value: int | str | torch.device) -> torch.device:
     """A device that tensors can be moved to.
 
@@ -221,7 +242,7 @@ def shown(value: object) -> str:
     return type(value).__name__
 
 
-def _is_many(value: object) -> Any:
+def _is_many(value: object) -> TypeGuard[Sequence[Any]]:
     """Whether a value is a sequence of others; text and bytes are not."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
 

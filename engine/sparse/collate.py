@@ -41,10 +41,14 @@ def collate(samples: Sequence[Any]) -> Any:
         )
     if not samples:
         raise ValueError("collate: samples: expected at least one, got none")
-    first = samples[0]
-    kind = next((k for k in (SparseTensor, Mapping, tuple, list) if isinstance(first, k)), object)
+    kind = _kind(samples[0])
     for number, sample in enumerate(samples):
         check_kind("collate", f"samples[{number}]", sample, kind)
+        if kind is object and isinstance(sample, SparseTensor):
+            raise TypeError(
+                f"collate: samples[{number}]: expected what the first is, a "
+                f"{type(samples[0]).__name__}, got SparseTensor"
+            )
     if kind is SparseTensor:
         return _batch(samples)
     if kind is Mapping:
@@ -52,6 +56,11 @@ def collate(samples: Sequence[Any]) -> Any:
     if kind in (tuple, list):
         return _each_place(samples)
     return torch.utils.data.default_collate(list(samples))
+
+
+def _kind(sample: object) -> type:
+    kinds = (SparseTensor, Mapping, tuple, list)
+    return next((kind for kind in kinds if isinstance(sample, kind)), object)
 
 
 def _each_key(samples: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:

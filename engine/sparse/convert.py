@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from .arguments import (
     MOST_DIMENSIONS,
+    Ints,
     check_kind,
     check_tensor,
     flag,
@@ -148,9 +150,9 @@ def _check_arguments(
     state_dict: object,
     ndim: int,
     kernel_sizes: object,
-    strided: object,
-    keep: object,
-    prefixes: object,
+    strided: Any,
+    keep: Any,
+    prefixes: Mapping[str, str] | None,
 ) -> None:
     check_kind(_NAME, "state_dict", state_dict, Mapping)
     assert isinstance(state_dict, Mapping)
@@ -161,8 +163,12 @@ def _check_arguments(
     for argument, mapping in (("kernel_sizes", kernel_sizes), ("prefixes", prefixes)):
         if mapping is not None:
             check_kind(_NAME, argument, mapping, Mapping)
+    for old, new in (prefixes or {}).items():
+        check_kind(_NAME, "prefixes", old, str)
+        check_kind(_NAME, "prefixes", new, str)
     for argument, names in (("strided", strided), ("keep", keep)):
-        if isinstance(names, str | bytes | Tensor) or not isinstance(names, Collection):
+        listed = isinstance(names, Collection) and not isinstance(names, str | bytes | Tensor)
+        if not listed or not all(isinstance(name, str) for name in names):
             raise TypeError(
                 f"{_NAME}: {argument}: expected a list of names of modules, got {shown(names)}"
             )
@@ -191,14 +197,14 @@ def _is_convolution(name: str, value: Tensor, layout: Layout, ndim: int) -> bool
 
 
 def _kernel_size(
-    module: str, value: Tensor, layout: Layout, ndim: int, sizes: dict[str, KernelSize]
+    module: str, value: Tensor, layout: Layout, ndim: int, sizes: Mapping[str, Ints]
 ) -> KernelSize:
     """The size of a kernel: seen, told, or that of the cube with so many taps."""
     if not layout.flat:
         return layout.kernel_size(value)
     taps = value.shape[0] if value.dim() == 3 else 1
     size = ints(_NAME, "kernel_sizes", sizes.get(module, round(taps ** (1 / ndim))), ndim)
-    if len(size) != ndim or math.prod(size) != taps:
+    if math.prod(size) != taps:
         raise ValueError(
             f"convert_state_dict: kernel_sizes: {module!r} has {taps} taps; expected its size of "
             f"{ndim} axes, got {sizes.get(module)}"

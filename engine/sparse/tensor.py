@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...cuda.sparse import map_ops, pool_ops
+from ...cuda.sparse.kernel_map import lasting
 from . import interpolate
 from .arguments import (
     REDUCTIONS,
@@ -26,6 +27,7 @@ from .arguments import (
     check_mask,
     check_real,
     check_rows,
+    check_volume,
     device_here,
     ints,
     one_of,
@@ -35,8 +37,6 @@ from .cache import MapCache
 from .coordinates import Level
 from .quantize import quantize
 from .rows import checked_batch_size, duplicate_text, merged
-
-LARGEST_DENSE = 2**40
 
 
 class Voxelized(NamedTuple):
@@ -96,16 +96,18 @@ class SparseTensor:
         stride = ints(name, "stride", stride, ndim)
         if spatial_range is not None:
             spatial_range = ints(name, "spatial_range", spatial_range, ndim, 0)
-        batch_size = checked_batch_size(coords, spatial_range, batch_size)
         # A copy: whoever handed the coordinates in may go on writing to them.
         coords = coords.detach().clone(memory_format=torch.contiguous_format)
-        level = Level(coords, stride, spatial_range, batch_size)
-        rows = map_ops.sparse_lookup(level.index, coords)
-        if not torch.equal(rows.long(), torch.arange(len(level), device=coords.device)):
+        with lasting():
+            index = map_ops.sparse_index(coords)
+        limits, repeated = index.survey()
+        batch_size = checked_batch_size(coords, spatial_range, batch_size, limits=limits)
+        if repeated:
             if reduce == "error":
-                raise ValueError(duplicate_text(coords, rows))
+                raise ValueError(duplicate_text(coords, map_ops.sparse_lookup(index, coords)))
             coords, feats = merged(coords, feats, reduce)
-            level = Level(coords, stride, spatial_range, batch_size)
+            index = None
+        level = Level(coords, stride, spatial_range, batch_size, limits=limits, index=index)
         self.feats, self.level, self.maps = feats, level, MapCache(level)
 
     @staticmethod
@@ -266,9 +268,11 @@ class SparseTensor:
 
     def cuda(self, device: int | str | torch.device | None = None) -> SparseTensor:
         """The tensor on a GPU; the current one by default."""
-        return self.to(
-            torch.device("cuda", device) if isinstance(device, int) else device or "cuda"
-        )
+        name = "SparseTensor.cuda"
+        place = device_here(name, "device", "cuda" if device is None else device)
+        if place.type != "cuda":
+            raise ValueError(f"{name}: device: expected a GPU, got {place}")
+        return self.to(place)
 
     def half(self) -> SparseTensor:
         """The tensor with features in float16."""
@@ -396,11 +400,7 @@ class SparseTensor:
         self.level.check_unchanged()
         corner, sizes = self._box(low, high)
         volume = math.prod(sizes)
-        if self.batch_size * self.channels * volume > LARGEST_DENSE:
-            raise ValueError(
-                f"SparseTensor.dense: expected a box of at most 2^40 entries, got {sizes} of "
-                f"{self.batch_size} items and {self.channels} channels; crop first"
-            )
+        check_volume("SparseTensor.dense", (self.batch_size, self.channels, *sizes))
         # What is outside the box goes to a row behind it: counting it would wait for the device.
         place = self.level.items
         inside = torch.ones_like(place, dtype=torch.bool)
@@ -509,11 +509,12 @@ class SparseTensor:
         ndim = voxels.coords.shape[1] - 1
         if spatial_range is not None:
             spatial_range = ints(name, "spatial_range", spatial_range, ndim, 0)
-        batch_size = checked_batch_size(voxels.coords, spatial_range, batch_size, name)
+        limits = map_ops.sparse_bounds(voxels.coords)
+        batch_size = checked_batch_size(voxels.coords, spatial_range, batch_size, name, limits)
         rows = pool_ops.sparse_segment_reduce(
             feats, voxels.inverse, voxels.coords.shape[0], reduction
         )
-        level = Level(voxels.coords, (1,) * ndim, spatial_range, batch_size)
+        level = Level(voxels.coords, (1,) * ndim, spatial_range, batch_size, limits=limits)
         return Voxelized(SparseTensor.on(rows, level, MapCache(level)), voxels.inverse)
 
     def devoxelize(

@@ -62,9 +62,9 @@ def convolve(
                 f"{residual.stride})"
             )
         residual = residual.feats
-    out = sparse_convolution(
-        feats, weight.flatten(0, -3), kernel_map, bias, residual, activation, slope
-    )
+    elif residual is not None:
+        check_tensor("convolution", "residual", residual)
+    out = sparse_convolution(feats, weight, kernel_map, bias, residual, activation, slope)
     return SparseTensor.on(out, level, x.maps)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ....cuda.sparse import pool_ops
 from ....cuda.sparse.conv_ops import Activation
 from ....cuda.sparse.norm_ops import sparse_batch_norm
-from ..arguments import check_kind, check_tensor, number, whole
+from ..arguments import check_kind, check_tensor, dtype_text, number, whole
 from ..tensor import SparseTensor
 
 
@@ -105,6 +105,8 @@ def group_norm(
     """
     name = "group_norm"
     check_kind(name, "x", x, SparseTensor)
+    if not x.feats.is_floating_point():
+        raise TypeError(f"{name}: x: expected floating features, got {dtype_text(x.dtype)}")
     eps = number(name, "eps", eps)
     if x.channels % whole(name, "groups", groups):
         raise ValueError(
