@@ -16,6 +16,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ...cuda.sparse import map_ops
+from ...cuda.sparse.coordinate_ops import reaching_levels
 from ...cuda.sparse.kernel_map import KernelMap, MapPairs, OperandKey, Plan, lasting
 from ...cuda.sparse.map_ops import Taps
 from ...cuda.sparse.network_ops import (
@@ -78,8 +79,15 @@ class Way:
         self._pairs: dict[TableName, None] = {}
         for key, found in like.entries.items():
             self._foresee(key, found)
+        columns = like.levels[0].ndim + 1
+        self._reaching = reaching_levels(
+            columns,
+            [descent.taps for descent in self._descents],
+            [descent.source for descent in self._descents],
+            [descent.size for descent in self._descents],
+        )
         self._program = NetworkProgram(
-            like.levels[0].ndim + 1,
+            columns,
             len(self._descents) + 1,
             self._wanted,
             [ScheduleWanted(table, n, tuple(tiles)) for (table, n), tiles in self._tiles.items()],
@@ -163,14 +171,7 @@ class Way:
         Returns:
             int32 [N, 1 + D] each, the first that of the root.
         """
-        levels = map_ops.sparse_levels(
-            root.tensor,
-            [descent.taps for descent in self._descents],
-            [descent.source for descent in self._descents],
-            [descent.size for descent in self._descents],
-            root.limits,
-        )
-        return [root.tensor, *levels]
+        return [root.tensor, *self._reaching.run(root.tensor, root.limits)]
 
     def run(self, sets: Sequence[Tensor]) -> NetworkMaps:
         """Makes what layers will ask the maps between sets for.
