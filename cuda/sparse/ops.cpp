@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Schemas of the sparse convolution operators. coordinate_ops.py, map_ops.py, conv_ops.py and
-// pool_ops.py document every argument.
+// Schemas of the sparse convolution operators. coordinate_ops.py, map_ops.py, conv_ops.py,
+// pool_ops.py and norm_ops.py document every argument.
 #include "core/registration.h"
 
 // Coordinates and kernel maps. `taps` are kernel size, stride, dilation and origin, one number an
@@ -13,10 +13,11 @@ FL_LIBRARY_FRAGMENT(m) {
       "sparse_unique(Tensor coords) "
       "-> (Tensor coords, Tensor inverse, Tensor first, Tensor counts)");
   m.def(
-      "sparse_reached(Tensor coords, int[] taps, bool to_fine, int[] low, int[] high) -> "
-      "Tensor[]");
+      "sparse_reached(Tensor coords, int[] taps, int[] sources, bool to_fine, int[] low, "
+      "int[] high, int[] bounds) -> Tensor[]");
   m.def("sparse_index(Tensor coords) -> (Tensor slots, Tensor order, Tensor bounds)");
   m.def("sparse_slots(Tensor coords) -> Tensor");
+  m.def("sparse_survey(Tensor coords, Tensor slots) -> Tensor");
   m.def("sparse_lookup(Tensor coords, Tensor slots, Tensor queries) -> Tensor");
   m.def(
       "sparse_kernel_table(Tensor coords, Tensor slots, Tensor order, Tensor bounds, "
@@ -25,6 +26,7 @@ FL_LIBRARY_FRAGMENT(m) {
       "sparse_kernel_pairs(Tensor coords, Tensor slots, Tensor order, Tensor bounds, "
       "Tensor coarse_coords, int[] taps, bool symmetric) "
       "-> (Tensor fine_rows, Tensor coarse_rows, Tensor starts)");
+  m.def("sparse_network_maps(Tensor[] sets, int[] maps, int[] schedules, int[] pairs) -> Tensor[]");
   m.def(
       "sparse_table_pairs(Tensor table) -> (Tensor fine_rows, Tensor coarse_rows, Tensor starts)");
   m.def(
@@ -91,4 +93,26 @@ FL_LIBRARY_FRAGMENT(m) {
   m.def(
       "sparse_corner_weights_backward(Tensor points, Tensor rows, float value_at, "
       "bool renormalise, Tensor gradient) -> Tensor");
+}
+
+// Batch normalisation. Statistics belong to the features: their gradient is part of the norm's. A
+// training step is both in one call.
+FL_LIBRARY_FRAGMENT(m) {
+  m.def(
+      "sparse_batch_statistics(Tensor features, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
+      "Tensor(c!)? tracked, float? momentum) -> (Tensor mean, Tensor variance)");
+  m.def(
+      "sparse_batch_norm(Tensor features, Tensor mean, Tensor variance, Tensor? weight, "
+      "Tensor? bias, Tensor? residual, bool of_batch, float eps, int activation, float slope) -> "
+      "Tensor");
+  m.def(
+      "sparse_batch_norm_training(Tensor features, Tensor(a!)? running_mean, "
+      "Tensor(b!)? running_var, Tensor(c!)? tracked, Tensor? weight, Tensor? bias, "
+      "Tensor? residual, float? momentum, float eps, int activation, float slope) -> "
+      "(Tensor out, Tensor mean, Tensor variance)");
+  m.def(
+      "sparse_batch_norm_backward(Tensor gradient, Tensor features, Tensor mean, Tensor variance, "
+      "Tensor? weight, Tensor? bias, Tensor? residual, Tensor? out, bool of_batch, float eps, "
+      "int activation, float slope, bool wants_residual) -> "
+      "(Tensor g_features, Tensor g_weight, Tensor g_bias, Tensor g_residual)");
 }

@@ -459,15 +459,22 @@ save_file(saved, sys.argv[2])
 """
 
 
+@pytest.mark.parametrize("products", ["tiles", "pairs"])
 @pytest.mark.parametrize(("number", "level"), enumerate(["baseline", "avx2", "avx512"]))
-def test_every_instruction_set(number: int, level: str, tmp_path: Path) -> None:
-    """bfloat16 goes by pairs of channels, whether the CPU multiplies pairs or not."""
+def test_every_instruction_set(number: int, level: str, products: str, tmp_path: Path) -> None:
+    """bfloat16 goes by tiles or pairs of channels, whether the CPU multiplies those or not."""
     if library.ops().core_isa() < number:
         pytest.skip(f"this machine has no {level}")
     generator = torch.Generator().manual_seed(6)
     given, expected = {}, {}
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        for channels, groups in (((64, 64), 1), ((20, 41), 1), ((12, 24), 3), ((17, 17), 17)):
+        for channels, groups in (
+            ((64, 64), 1),
+            ((20, 41), 1),
+            ((292, 24), 1),
+            ((12, 24), 3),
+            ((17, 17), 17),
+        ):
             inputs = some(generator, channels, n=200, size=(7, 7, 7), groups=groups)
             name = f"{dtype}-{channels[0]}-{channels[1]}".replace("torch.", "")
             x, w = (inputs[k].to(dtype) for k in ("features", "weight"))
@@ -479,7 +486,7 @@ def test_every_instruction_set(number: int, level: str, tmp_path: Path) -> None:
             expected |= {f"{name}.{k}": g for k, g in zip(("features", "weight"), gradients)}
     source, target = tmp_path / "given.safetensors", tmp_path / "found.safetensors"
     save_file(given, source)
-    environment = {**os.environ, "FIELDLINE_ISA": level, "FIELDLINE_BF16": "pairs"}
+    environment = {**os.environ, "FIELDLINE_ISA": level, "FIELDLINE_BF16": products}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, "-P", "-c", LEVELS, str(source), str(target)]
     subprocess.run(command, env=environment, check=True, timeout=300)
