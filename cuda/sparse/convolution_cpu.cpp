@@ -12,7 +12,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/huge_pages.h"
 #include "core/parallel.h"
 #include "core/registration.h"
 #include "sparse/convolution_backward_entry.h"
@@ -38,7 +37,6 @@ class Buffer {
       : data_(static_cast<A*>(std::aligned_alloc(
             kAlignment, (n * sizeof(A) + kAlignment) / kAlignment * kAlignment))) {
     STD_TORCH_CHECK(data_ != nullptr, "sparse_conv: out of memory for ", n, " numbers");
-    prefer_huge_pages(data_.get(), n * static_cast<int64_t>(sizeof(A)));
   }
   A* get() const { return data_.get(); }
 
@@ -331,8 +329,6 @@ class WeightGradient {
 
 struct CpuConvolution {
   static void forward(const ConvolutionInput& in, const Tensor& out) {
-    prefer_huge_pages(out.mutable_data_ptr(),
-                      out.numel() * static_cast<int64_t>(out.element_size()));
     const bool in_pairs = in.features.scalar_type() == ScalarType::BFloat16 &&
                           in.weight.size(1) % 2 == 0 && pair_kernel().convolve != nullptr;
     if (in_pairs) return Convolution<BFloat16, BFloat16Pair>(in, out).run();
