@@ -77,6 +77,7 @@ class Way:
         self._pairs: dict[TableName, None] = {}
         for key, found in like.entries.items():
             self._foresee(key, found)
+        self._views = {key: Way(view.maps, gradients) for key, view in like.views.items()}
         self._program = NetworkProgram(
             like.levels[0].ndim + 1,
             len(self._descents) + 1,
@@ -87,7 +88,11 @@ class Way:
 
     def covers(self, like: MapCache) -> bool:
         """Whether layers asked no more of that cache than is known here."""
-        return self._seen == _times_asked(like)
+        return (
+            self._seen == _times_asked(like)
+            and self._views.keys() == like.views.keys()
+            and all(way.covers(like.views[key].maps) for key, way in self._views.items())
+        )
 
     def _foresee(self, key: Key, found: Found) -> None:
         number, recipe = key
@@ -141,6 +146,8 @@ class Way:
                     cache.make(cache.levels[number], recipe)
         if self._gradients:
             make_reverses(cache)
+        for (number, axis), way in self._views.items():
+            way.go(cache.view(cache.levels[number], axis).maps)
 
     def _make_together(self, cache: MapCache) -> None:
         root = cache.levels[0]
