@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/huge_pages.h"
 #include "core/parallel.h"
 #include "core/registration.h"
 #include "sparse/convolution_backward_entry.h"
@@ -20,7 +21,10 @@
 namespace fl::sparse {
 namespace {
 
-constexpr int64_t kBlockBytes = 256 << 10;  // of a block's sums
+// The sums of a block of narrow rows stay in the L2 cache. With wide rows that is too few of them:
+// each block reads all weights, which then matter more than sums that come from the L3 cache.
+constexpr int64_t kBlockBytes = 256 << 10;
+constexpr int64_t kBlockRows = 1024;
 constexpr int64_t kLeastRows = 32;
 constexpr int64_t kBlocksPerThread = 8;
 constexpr int64_t kConvertGrain = 1 << 15;
@@ -34,6 +38,7 @@ class Buffer {
       : data_(static_cast<A*>(std::aligned_alloc(
             kAlignment, (n * sizeof(A) + kAlignment) / kAlignment * kAlignment))) {
     STD_TORCH_CHECK(data_ != nullptr, "sparse_conv: out of memory for ", n, " numbers");
+    prefer_huge_pages(data_.get(), n * static_cast<int64_t>(sizeof(A)));
   }
   A* get() const { return data_.get(); }
 
@@ -185,7 +190,8 @@ class Convolution {
   }
 
   int64_t rows_of_a_block() const {
-    const int64_t most = kBlockBytes / (channels_.row<A>() * static_cast<int64_t>(sizeof(A)));
+    const int64_t row_bytes = channels_.row<A>() * static_cast<int64_t>(sizeof(A));
+    const int64_t most = std::max(kBlockBytes / row_bytes, kBlockRows);
     const int64_t shared = in_.n_out / (thread_count() > 1 ? thread_count() * kBlocksPerThread : 1);
     return std::max(kLeastRows, std::min(most, shared));
   }
@@ -325,6 +331,8 @@ class WeightGradient {
 
 struct CpuConvolution {
   static void forward(const ConvolutionInput& in, const Tensor& out) {
+    prefer_huge_pages(out.mutable_data_ptr(),
+                      out.numel() * static_cast<int64_t>(out.element_size()));
     const bool in_pairs = in.features.scalar_type() == ScalarType::BFloat16 &&
                           in.weight.size(1) % 2 == 0 && pair_kernel().convolve != nullptr;
     if (in_pairs) return Convolution<BFloat16, BFloat16Pair>(in, out).run();

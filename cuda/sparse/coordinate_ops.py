@@ -156,29 +156,47 @@ def _unique_fake(coords: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-def _reached(
-    name: str,
-    coords: Tensor,
-    taps: Sequence[Taps],
-    to_fine: bool = False,
-    low: Sequence[Sequence[int] | None] | None = None,
-    high: Sequence[Sequence[int] | None] | None = None,
-    sources: Sequence[int] | None = None,
-    bounds: Bounds | None = None,
-) -> list[Tensor]:
-    """A tree of sets, each reached from an earlier one."""
-    check_coords(name, "coords", coords)
-    axes = coords.shape[1] - 1
-    none = [None] * len(taps)
-    return ops().sparse_reached(
-        coords,
-        [number for level in taps for number in tap_numbers(name, level, axes + 1)],
-        range(len(taps)) if sources is None else sources,
-        to_fine,
-        [n for limits in low or none for n in _limits(name, "low", limits, axes, LOWEST)],
-        [n for limits in high or none for n in _limits(name, "high", limits, axes, BEYOND)],
-        () if bounds is None else [*bounds[0], *bounds[1]],
-    )
+class Reaching:
+    """How a tree of sets is reached, checked once.
+
+    Args:
+        name: Of the function that errors name.
+        columns: Of the coordinates, 1 + D.
+        taps: The kernel of each set.
+        to_fine: Whether sets are finer than those before, not coarser.
+        low: Of each set, the lowest coordinate of each axis or None.
+        high: Of each set, the first coordinate of each axis beyond or None.
+        sources: The set that each is reached from, 0 for the one that is given; default: the one
+            before.
+
+    Raises:
+        ValueError: A kernel size, stride or dilation is below 1, or there are more or fewer numbers
+            than axes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        columns: int,
+        taps: Sequence[Taps],
+        to_fine: bool = False,
+        low: Sequence[Sequence[int] | None] | None = None,
+        high: Sequence[Sequence[int] | None] | None = None,
+        sources: Sequence[int] | None = None,
+    ) -> None:
+        axes, none = columns - 1, [None] * len(taps)
+        self._numbers = (
+            [number for level in taps for number in tap_numbers(name, level, columns)],
+            [*range(len(taps))] if sources is None else [*sources],
+            to_fine,
+            [n for limits in low or none for n in _limits(name, "low", limits, axes, LOWEST)],
+            [n for limits in high or none for n in _limits(name, "high", limits, axes, BEYOND)],
+        )
+
+    def run(self, coords: Tensor, bounds: Bounds | None = None) -> list[Tensor]:
+        """Finds the sets; coordinates are unchecked, bounds those of `sparse_levels`."""
+        known = () if bounds is None else (*bounds[0], *bounds[1])
+        return ops().sparse_reached(coords, *self._numbers, known)
 
 
 def _reached_fake(
@@ -217,9 +235,9 @@ def sparse_coarse_coordinates(
         >>> sparse_coarse_coordinates(torch.tensor([[0, 3]]).int(), taps).tolist()
         [[0, 1], [0, 2]]
     """
-    return _reached(
-        "sparse_coarse_coordinates", coords, [taps], False, [low], [high], None, bounds
-    )[0]
+    name = "sparse_coarse_coordinates"
+    check_coords(name, "coords", coords)
+    return Reaching(name, coords.shape[1], [taps], False, [low], [high]).run(coords, bounds)[0]
 
 
 def sparse_fine_coordinates(
@@ -251,7 +269,9 @@ def sparse_fine_coordinates(
         >>> sparse_fine_coordinates(torch.tensor([[0, 1]]).int(), taps).tolist()
         [[0, 1], [0, 2], [0, 3]]
     """
-    return _reached("sparse_fine_coordinates", coords, [taps], True, [low], [high], None, bounds)[0]
+    name = "sparse_fine_coordinates"
+    check_coords(name, "coords", coords)
+    return Reaching(name, coords.shape[1], [taps], True, [low], [high]).run(coords, bounds)[0]
 
 
 def sparse_levels(
@@ -288,8 +308,19 @@ def sparse_levels(
         >>> [level.tolist() for level in sparse_levels(coords, [halve, halve])]
         [[[0, 1], [0, 4]], [[0, 0], [0, 2]]]
     """
+    check_coords("sparse_levels", "coords", coords)
+    return reaching_levels(coords.shape[1], taps, sources, high).run(coords, bounds)
+
+
+def reaching_levels(
+    columns: int,
+    taps: Sequence[Taps],
+    sources: Sequence[int] | None = None,
+    high: Sequence[Sequence[int] | None] | None = None,
+) -> Reaching:
+    """What `sparse_levels` does to any coordinates of so many columns; its other arguments."""
     low = None if high is None else [None if h is None else (0,) * len(h) for h in high]
-    return _reached("sparse_levels", coords, taps, False, low, high, sources, bounds)
+    return Reaching("sparse_levels", columns, taps, False, low, high, sources)
 
 
 def sparse_hash(coords: Tensor) -> Tensor:

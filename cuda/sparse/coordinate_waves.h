@@ -43,8 +43,10 @@ struct Wave {
   // What is in a slot of a set, if anything is.
   FL_D bool read(int set, int64_t slot, int32_t* row) const {
     slot -= sets[set].first_slot;
-    int64_t from = slot / sets[set].per_row;
-    uint32_t choice = static_cast<uint32_t>(slot - from * sets[set].per_row);
+    // Fewer than 2^32 slots: a division of 64 bits would be most of the work.
+    const uint32_t own = static_cast<uint32_t>(slot), per_row = sets[set].per_row;
+    int64_t from = per_row == 1 ? own : own / per_row;
+    uint32_t choice = per_row == 1 ? 0 : own % per_row;
     if (range != nullptr) from += range[0];
     if (from >= base_room || (range != nullptr && from >= range[1])) return false;
     for (int c = 0; c < columns; ++c) row[c] = base[from * columns + c];

@@ -21,6 +21,7 @@ FL_HD int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 struct Axis {
   int64_t taps, stride, dilation, origin, low, high;
   int log2_stride;  // rounded down
+  bool by_taps;     // taps are fewer than the cells that a kernel's extent can lie in
 
   FL_HD int64_t extent() const { return (taps - 1) * dilation; }
 
@@ -31,8 +32,7 @@ struct Axis {
 
   // How many numbers stand for all partners of a value, one or none each.
   FL_HD int64_t choices(bool to_fine) const {
-    const int64_t cells = extent() / stride + 1;
-    return to_fine || taps < cells ? taps : cells;
+    return to_fine || by_taps ? taps : extent() / stride + 1;
   }
 
   FL_HD bool fine(int64_t coarse, int64_t tap, int64_t* out) const {
@@ -41,7 +41,7 @@ struct Axis {
 
   // The choice counts taps or, where fewer, the cells that a kernel's extent can lie in.
   FL_HD bool coarse(int64_t fine, int64_t choice, int64_t* out) const {
-    if (taps <= extent() / stride) {
+    if (by_taps) {
       const int64_t rest = fine - origin - choice * dilation;
       return rest % stride == 0 && keep(rest / stride, out);
     }
@@ -103,9 +103,10 @@ struct Reach {
     out[0] = row[0];
     for (int a = columns - 2; a >= 0; --a) {
       int64_t value;
-      if (!axes[a].partner(to_fine, row[a + 1], choice % choices[a], &value)) return false;
+      const uint32_t here = choices[a] == 1 ? 0 : choice % choices[a];
+      if (!axes[a].partner(to_fine, row[a + 1], here, &value)) return false;
       out[a + 1] = static_cast<int32_t>(value);
-      choice /= choices[a];
+      if (choices[a] > 1) choice /= choices[a];
     }
     return true;
   }

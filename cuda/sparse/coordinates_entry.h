@@ -54,7 +54,8 @@ inline Reach make_reach(const int64_t* taps, int columns, const char* op) {
                      origin,
                      std::numeric_limits<int32_t>::min(),
                      most,
-                     63 - __builtin_clzll(static_cast<uint64_t>(stride))};
+                     63 - __builtin_clzll(static_cast<uint64_t>(stride)),
+                     size <= (size - 1) * dilation / stride};
     reach.choices[a] = 1;
   }
   return reach;

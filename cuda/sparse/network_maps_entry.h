@@ -8,10 +8,12 @@
 //   pairs      map, of its reverse
 //
 // Sets have no repeated rows: of a map between others nothing is said but that it stays in bounds.
-// What comes back, empty where it was not asked for:
+// What comes back, as far as it was asked for:
 //
-//   each set: slots | each map: table, reverse table |
-//   each schedule: order, permuted table, masks of 64, masks of 128 | each pairs: in, out, starts
+//   of each set that is some map's fine one    slots
+//   of each map                                table, reverse table
+//   of each schedule                           order, permuted table, masks of 64, masks of 128
+//   of each pairs                              input rows, output rows, starts
 #pragma once
 
 #include <vector>

@@ -108,7 +108,7 @@ def sparse_conv_plan(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor
     Example:
         >>> order, masks, _ = sparse_conv_plan(torch.tensor([[0, -1], [1, 0]]).int(), 1, 64)
         >>> order[:, 0].tolist(), masks.tolist()
-        ([[1, 0], [1, 0]], [[3]])
+        ([[0, 1], [0, 1]], [[3]])
     """
     return ops().sparse_conv_plan(table, splits, tile_rows)
 
@@ -169,18 +169,14 @@ class NetworkProgram:
         bounds = torch.empty(0, self.columns, dtype=torch.int64, device=sets[0].device)
         indexes = []
         for number, coords in enumerate(sets):
-            slots = next(made)
             fine = number in self._fine
-            indexes.append(CoordinateIndex(coords, slots, none, bounds) if fine else None)
-        tables = []
-        for wanted in self.maps:
-            own, back = next(made), next(made)
-            tables.append((own, back if wanted.with_reverse else None))
+            indexes.append(CoordinateIndex(coords, next(made), none, bounds) if fine else None)
+        tables = [(next(made), next(made) if w.with_reverse else None) for w in self.maps]
         orders = []
         for wanted in self.schedules:
-            order, table, *masks = next(made), next(made), next(made), next(made)
-            of_tiles = {t: masks[TILES.index(t)] for t in wanted.tile_rows}
-            orders.append(Schedule(order, table, of_tiles))
+            order, table = next(made), next(made)
+            masks = {t: next(made) for t in TILES if t in wanted.tile_rows}
+            orders.append(Schedule(order, table, masks))
         pairs = [Pairs(next(made), next(made), next(made)) for _ in self.pairs]
         return NetworkMaps(indexes, tables, orders, pairs)
 
@@ -294,20 +290,21 @@ def _network_fake(sets: Any, maps: Any, schedules: Any, pairs: Any) -> list[Tens
     each = 4 + 4 * axes
     context = torch.library.get_ctx()
     like: Callable[..., Tensor] = sets[0].new_empty
-    tables: list[tuple[Tensor, Tensor]] = []
+    tables: list[list[Tensor]] = []
     for i in range(0, len(maps), each):
         fine, coarse, _, with_reverse, *sizes = maps[i : i + 4 + axes]
         taps = torch.Size(sizes).numel()
-        back = like(taps, sets[fine].shape[0]) if with_reverse else like(0, 0)
-        tables.append((like(taps, sets[coarse].shape[0]), back))
-    out = [like(context.new_dynamic_size(), dtype=torch.int64) for _ in sets]
-    out += [table for both in tables for table in both]
+        sides = (coarse, fine) if with_reverse else (coarse,)
+        tables.append([like(taps, sets[side].shape[0]) for side in sides])
+    fine_sets = {maps[i] for i in range(0, len(maps), each)}
+    out = [like(context.new_dynamic_size(), dtype=torch.int64) for _ in fine_sets]
+    out += [table for sides in tables for table in sides]
     for i in range(0, len(schedules), 5):
         number, reverse, splits, *tiles = schedules[i : i + 5]
         table = tables[number][reverse]
         rows = table.shape[1]
-        masks = [like(splits, -(-rows // t) if with_t else 0) for t, with_t in zip(TILES, tiles)]
-        out += [like(2, splits, rows), torch.empty_like(table), *masks]
+        out += [like(2, splits, rows), torch.empty_like(table)]
+        out += [like(splits, -(-rows // t)) for t, wanted in zip(TILES, tiles) if wanted]
     for i in range(0, len(pairs), 2):
         count = context.new_dynamic_size()
         starts = like(tables[pairs[i]][pairs[i + 1]].shape[0] + 1, dtype=torch.int64)

@@ -34,14 +34,13 @@ FL_KERNEL all_masks_kernel(FL_GRID_CONSTANT Jobs<ScheduleJob> jobs, int mask_bit
   const int64_t split = block % shape.splits, row = block / shape.splits * kThreads + threadIdx.x;
   if (row >= shape.n_out) return;
   const int64_t first = shape.first_tap(split), end = shape.end_tap(split);
-  Key key = static_cast<Key>(job.first_segment + split);
-  key = mask_bits < static_cast<int>(8 * sizeof(Key)) ? static_cast<Key>(key << mask_bits) : Key{0};
+  const int32_t* FL_RESTRICT table = job.table;
   uint64_t mask = 0;
   for (int64_t tap = first; tap < end; ++tap)
-    mask |= static_cast<uint64_t>(job.table[tap * shape.n_out + row] >= 0) << (tap - first);
-  key |= static_cast<Key>(PlanShape::rank(mask));
+    mask |= static_cast<uint64_t>(table[tap * shape.n_out + row] >= 0) << (tap - first);
+  const uint64_t segment = static_cast<uint64_t>(job.first_segment + split) << mask_bits;
   const int64_t entry = job.first_entry + split * shape.n_out + row;
-  keys[entry] = key;
+  keys[entry] = static_cast<Key>(segment | shape.key(mask, 0));
   rows[entry] = static_cast<int32_t>(row);
 }
 
@@ -75,9 +74,11 @@ FL_KERNEL all_places_kernel(FL_GRID_CONSTANT Jobs<ScheduleJob> jobs, const Key* 
   job.order[base + place] = row;
   job.order[shape.splits * shape.n_out + base + row] = mask != 0 ? static_cast<int32_t>(place) : -1;
   const int64_t first = shape.first_tap(split), end = shape.end_tap(split);
+  const int32_t* FL_RESTRICT table = job.table;
+  int32_t* FL_RESTRICT permuted = job.permuted;
   for (int64_t tap = first; tap < end; ++tap)
-    job.permuted[tap * shape.n_out + place] =
-        mask >> (tap - first) & 1u ? job.table[tap * shape.n_out + row] : -1;
+    permuted[tap * shape.n_out + place] =
+        mask >> (tap - first) & 1u ? table[tap * shape.n_out + row] : -1;
 }
 
 class NetworkSchedules {
@@ -112,8 +113,8 @@ class NetworkSchedules {
       const Places& at = places_[s];
       out->push_back(memory_.view(at.order, {2, splits, n}));
       out->push_back(memory_.view(at.permuted, {shape.n_taps, n}));
-      out->push_back(memory_.view(at.masks_64, {splits, schedule.masks_64 ? tiles(n, 64) : 0}));
-      out->push_back(memory_.view(at.masks_128, {splits, schedule.masks_128 ? tiles(n, 128) : 0}));
+      if (schedule.masks_64) out->push_back(memory_.view(at.masks_64, {splits, tiles(n, 64)}));
+      if (schedule.masks_128) out->push_back(memory_.view(at.masks_128, {splits, tiles(n, 128)}));
     }
   }
 

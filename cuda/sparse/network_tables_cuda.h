@@ -99,11 +99,11 @@ class NetworkTables {
   }
 
   void append(std::vector<Tensor>* out) const {
-    for (std::size_t set = 0; set < network_.sets.size(); ++set)
-      out->push_back(slots_.view(slots_at_[set], {slots_of(static_cast<int64_t>(set))}));
+    for (int64_t set = 0; set < static_cast<int64_t>(network_.sets.size()); ++set)
+      if (is_fine(set)) out->push_back(slots_.view(slots_at_[set], {slots_of(set)}));
     for (int64_t map = 0; map < static_cast<int64_t>(network_.maps.size()); ++map) {
       out->push_back(view({map, false}));
-      out->push_back(network_.maps[map].with_reverse ? view({map, true}) : tables_.view(0, {0, 0}));
+      if (network_.maps[map].with_reverse) out->push_back(view({map, true}));
     }
   }
 
@@ -114,7 +114,7 @@ class NetworkTables {
     return false;
   }
 
-  int64_t slots_of(int64_t set) const { return is_fine(set) ? slot_count(network_.rows(set)) : 0; }
+  int64_t slots_of(int64_t set) const { return slot_count(network_.rows(set)); }
 
   SlotTable slot_table_of(int64_t set) const {
     return {reinterpret_cast<const uint64_t*>(slots_.at(slots_at_[set])),

@@ -27,7 +27,7 @@ class Plan:
         x: The input that it was found with; others have its spatial range.
         keys: Of the maps, in the order in which they are made.
         gradients: Whether what backward passes need is made as well.
-        capacity: Inputs whose maps are kept; of more, the oldest go.
+        capacity: Inputs whose maps are kept; of more, the oldest go, but for the last one of all.
 
     Example:
         >>> x = SparseTensor(torch.zeros(1, 4, dtype=torch.int32), torch.ones(1, 2))
@@ -44,7 +44,8 @@ class Plan:
         self.gradients = gradients
         self.capacity = capacity
         self._like = x.level
-        self._seen = [x.maps]
+        self._seen = [x.maps][:capacity]
+        self._last = x.maps  # tells what layers ask for
         self._way: Way | None = None
         if gradients:
             make_reverses(x.maps)
@@ -110,9 +111,10 @@ class Plan:
             if self.gradients:
                 make_reverses(x.maps)
         else:
-            if self._way is None or not self._way.covers(self._seen[0]):
-                self._way = Way(self._seen[0], self.gradients)
+            if self._way is None or not self._way.covers(self._last):
+                self._way = Way(self._last, self.gradients)
             self._way.go(x.maps)
+        self._last = x.maps
         self._seen = [x.maps, *self._seen][: self.capacity]
         return x
 
