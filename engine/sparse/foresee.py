@@ -79,6 +79,7 @@ class Way:
         self._pairs: dict[TableName, None] = {}
         for key, found in like.entries.items():
             self._foresee(key, found)
+        self._views = {key: Way(view.maps, gradients) for key, view in like.views.items()}
         columns = like.levels[0].ndim + 1
         self._reaching = reaching_levels(
             columns,
@@ -96,7 +97,11 @@ class Way:
 
     def covers(self, like: MapCache) -> bool:
         """Whether layers asked no more of that cache than is known here."""
-        return self._seen == _times_asked(like)
+        return (
+            self._seen == _times_asked(like)
+            and self._views.keys() == like.views.keys()
+            and all(way.covers(like.views[key].maps) for key, way in self._views.items())
+        )
 
     def _foresee(self, key: Key, found: Found) -> None:
         number, recipe = key
@@ -143,13 +148,15 @@ class Way:
             cache: Where they go, in the order in which layers made them.
         """
         with lasting():
-            if map_ops.runs_cuda(cache.levels[0].tensor):
+            if self._entries and map_ops.runs_cuda(cache.levels[0].tensor):
                 self._make_together(cache)
             else:
                 for number, recipe in self._entries:
                     cache.make(cache.levels[number], recipe)
         if self._gradients:
             make_reverses(cache)
+        for (number, axis), way in self._views.items():
+            way.go(cache.view(cache.levels[number], axis).maps)
 
     def _make_together(self, cache: MapCache) -> None:
         sets = self.reach(cache.levels[0])
@@ -160,7 +167,7 @@ class Way:
         """Whether all maps follow from the sets, and the host waits for nothing but their sizes."""
         derived = {"submanifold", "inverse"}
         known = (key in self._number_of or key[1].kind in derived for key in self._entries)
-        return all(known) and not self._program.pairs
+        return all(known) and not self._program.pairs and not self._views
 
     def reach(self, root: Level) -> list[Tensor]:
         """Finds the sets of an input, on a GPU; the host waits once, to learn how large they are.
