@@ -107,23 +107,21 @@ struct CudaGradient {
       sum_shares<T>(a, out, stream);
   }
 
-  // As many as run at once, or as a multiple of that which keeps their lists short; few pairs are
-  // not cut so far that partial sums are most of the work.
+  // As many as run at once, of some length: fewer partial sums to write and to add up.
   template <typename T>
   static int64_t count_shares(const GradientArgs<T>& a, int64_t tiles, int resident) {
-    constexpr int64_t kLeastPairs = 128, kMostPairs = 2048;
-    const int64_t slots = resident * device_sm_count() / tiles, at_once = slots > 1 ? slots : 1;
-    const int64_t waves = (a.n_pairs + at_once * kMostPairs - 1) / (at_once * kMostPairs);
-    const int64_t shares = at_once * waves, most = a.n_pairs / kLeastPairs;
-    const int64_t chosen = shares < most ? shares : most;
-    return chosen > 1 ? chosen : 1;
+    constexpr int64_t kLeastPairs = 128;
+    const int64_t at_once = resident * device_sm_count() / tiles, most = a.n_pairs / kLeastPairs;
+    const int64_t shares = at_once < most ? at_once : most;
+    return shares > 1 ? shares : 1;
   }
 
   template <typename T>
-  static int64_t tensor_shares(const GradientArgs<T>& a) {
+  static int64_t tensor_shares(GradientArgs<T> a) {
     const GradientTiling tiling(a);
     const dim3 grid = tiling.grid(a);
-    return count_shares(a, int64_t{grid.y} * grid.z, resident_gradient_blocks(tiling.rows));
+    return count_shares(a, int64_t{grid.y} * grid.z,
+                        resident_gradient_blocks(tiling.rows, tiling.columns));
   }
 
   template <typename T>

@@ -27,22 +27,9 @@ struct GradientArgs {
   FL_HD Sum<T>* partial_of(int64_t share, int tap) const {
     return partial + (share + tap) * own_in * channels_out;
   }
-  FL_HD int64_t most_share_pairs() const { return (n_pairs + shares - 1) / shares; }
   FL_D int64_t share_pairs() const {
     const int64_t last = starts[n_taps], all = last < 0 ? 0 : last > n_pairs ? n_pairs : last;
     return all > shares ? (all + shares - 1) / shares : 1;
-  }
-};
-
-// Of all pairs, the block's.
-struct Share {
-  int64_t first, end;
-
-  template <typename T>
-  FL_D explicit Share(const GradientArgs<T>& a) {
-    const int64_t pairs = a.share_pairs(), all = a.n_pairs, begin = blockIdx.x * pairs;
-    first = begin < all ? begin : all;
-    end = first + pairs < all ? first + pairs : all;
   }
 };
 
@@ -62,13 +49,14 @@ FL_D int find_tap(const GradientArgs<T>& a, int64_t place) {
 
 // Calls f(tap, first, count) for what the block's share has of each tap's pairs.
 template <typename T, typename F>
-FL_D void for_parts_of_share(const GradientArgs<T>& a, const Share& share, const F& f) {
-  for (int tap = find_tap(a, share.first); tap < a.n_taps; ++tap) {
-    const TapPairs pairs(a.starts, a.n_pairs, tap);
-    const int64_t from = pairs.first > share.first ? pairs.first : share.first;
-    const int64_t to = pairs.end() < share.end ? pairs.end() : share.end;
+FL_D void for_parts_of_share(const GradientArgs<T>& a, const F& f) {
+  const int64_t pairs = a.share_pairs(), first = blockIdx.x * pairs, end = first + pairs;
+  for (int tap = find_tap(a, first); tap < a.n_taps; ++tap) {
+    const TapPairs of_tap(a.starts, a.n_pairs, tap);
+    const int64_t from = of_tap.first > first ? of_tap.first : first;
+    const int64_t to = of_tap.end() < end ? of_tap.end() : end;
     if (from < to) f(tap, from, static_cast<int>(to - from));
-    if (pairs.end() >= share.end) break;
+    if (of_tap.end() >= end) break;
   }
 }
 
@@ -86,12 +74,12 @@ struct GatheredRows {
 };
 
 template <typename T>
-FL_D GatheredRows<T> features_at(const GradientArgs<T>& a, const int32_t* rows, int count) {
-  return {a.features, rows, count, a.n_in, a.channels_in};
+FL_D GatheredRows<T> features_at(const GradientArgs<T>& a, int64_t first, int count) {
+  return {a.features, a.in_rows + first, count, a.n_in, a.channels_in};
 }
 template <typename T>
-FL_D GatheredRows<T> gradient_at(const GradientArgs<T>& a, const int32_t* rows, int count) {
-  return {a.gradient, rows, count, a.n_out, a.channels_out};
+FL_D GatheredRows<T> gradient_at(const GradientArgs<T>& a, int64_t first, int count) {
+  return {a.gradient, a.out_rows + first, count, a.n_out, a.channels_out};
 }
 
 // One step of an operand: [kDepth pairs][kTile channels].
@@ -122,9 +110,9 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) plain_gradient_kernel(GradientArgs<T> a) {
   const int column0 = static_cast<int>(blockIdx.z) * kTile;
   const int my_row = static_cast<int>(threadIdx.x) / 16 * kEach;
   const int my_column = static_cast<int>(threadIdx.x) % 16 * kEach;
-  for_parts_of_share(a, Share(a), [&](int tap, int64_t first_pair, int count) {
-    const GatheredRows<T> features = features_at(a, a.in_rows + first_pair, count);
-    const GatheredRows<T> gradient = gradient_at(a, a.out_rows + first_pair, count);
+  for_parts_of_share(a, [&](int tap, int64_t first_pair, int count) {
+    const GatheredRows<T> features = features_at(a, first_pair, count);
+    const GatheredRows<T> gradient = gradient_at(a, first_pair, count);
     S sums[kEach][kEach] = {};
     for (int first = 0; first < count; first += kDepth) {
       load_plain<kDepth, kTile, kThreads, kTile>(&from[0], features, first, row0);
@@ -158,9 +146,9 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) plain_gradient_kernel(GradientArgs<T> a) {
 template <typename T>
 FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) grouped_gradient_kernel(GradientArgs<T> a) {
   const int64_t values = static_cast<int64_t>(a.own_in) * a.channels_out;
-  for_parts_of_share(a, Share(a), [&](int tap, int64_t first_pair, int count) {
-    const GatheredRows<T> features = features_at(a, a.in_rows + first_pair, count);
-    const GatheredRows<T> gradient = gradient_at(a, a.out_rows + first_pair, count);
+  for_parts_of_share(a, [&](int tap, int64_t first_pair, int count) {
+    const GatheredRows<T> features = features_at(a, first_pair, count);
+    const GatheredRows<T> gradient = gradient_at(a, first_pair, count);
     for (int64_t i = static_cast<int64_t>(blockIdx.y) * 256 + threadIdx.x; i < values;
          i += static_cast<int64_t>(gridDim.y) * 256) {
       const int64_t column = i % a.channels_out;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The gradient of the weight on tensor cores. A warp owns 32 rows by half of the columns of a tile
-// of the weight; pairs are the depth of the product. The rows of a share's pairs are listed in
-// shared memory; their values are on their way while those of steps before are multiplied.
+// The gradient of the weight on tensor cores. Four warps share a tile of the weight; pairs are the
+// depth of the product. Rows of pairs are looked up a step before their values are asked for, and
+// values are on their way while those of steps before are multiplied.
 #pragma once
 
 #include "sparse/convolution_gradient_gemm.h"
 #include "sparse/convolution_mma.h"
 
 namespace fl::sparse {
+
+constexpr int kGradientThreads = 128;
 
 // Of a tile of the weight: the side that wastes fewest channels, and of those the longest.
 inline int gradient_tile_side(int channels) {
@@ -18,8 +20,10 @@ inline int gradient_tile_side(int channels) {
   return best;
 }
 
-// Sixteen warps of a multiprocessor hide best what they wait for, as far as registers go.
-constexpr int resident_gradient_blocks(int rows) { return rows == 64 ? 4 : rows == 96 ? 3 : 2; }
+// On a multiprocessor, as its registers hold beside the tile's sums.
+constexpr int resident_gradient_blocks(int rows, int columns) {
+  return rows * columns > 12288 ? 2 : rows * columns > 4096 ? 3 : 4;
+}
 
 // How a launch cuts up the weight.
 struct GradientTiling {
@@ -50,35 +54,56 @@ template <typename T, int kRows, int kColumns>
 struct TensorGradient {
   using Rows = GradientOperand<T, kRows>;
   using Columns = GradientOperand<T, kColumns>;
-  static constexpr int kThreads = kRows * 2;
-  static constexpr int kStages = 3, kStageValues = Rows::kValues + Columns::kValues;
-  static constexpr int kWarpRows = 32, kWarpColumns = kColumns / 2;
-
+  static constexpr int kStages = 4, kStageValues = Rows::kValues + Columns::kValues;
+  static constexpr int kWarpRows = kRows / 2, kWarpColumns = kColumns / 2;
   static constexpr std::size_t bytes = kStages * kStageValues * sizeof(T);
-  static std::size_t shared_bytes(const GradientArgs<T>& a) {
-    return bytes + 2 * static_cast<std::size_t>(a.most_share_pairs()) * sizeof(int32_t);
-  }
 };
 
-// One step of an operand.
-template <typename Operand, int kThreads, bool kAligned, typename T>
-FL_D void load_gathered(T* to, const GatheredRows<T>& from, int first, int channel0) {
-  if constexpr (!kAligned) {
-    load_plain<Operand::kDepth, Operand::kTile, kThreads, Operand::kStride>(to, from, first,
-                                                                            channel0);
-  } else {
-    constexpr int kRuns = Operand::kTile / kChunk<T>, kItems = Operand::kDepth * kRuns;
-    FL_UNROLL
-    for (int i = 0; i < (kItems + kThreads - 1) / kThreads; ++i) {
-      const int item = static_cast<int>(threadIdx.x) + i * kThreads;
-      if (kItems % kThreads != 0 && item >= kItems) break;
-      const int d = item / kRuns, c = item % kRuns * kChunk<T>;
-      const int32_t row = channel0 + c < from.channels ? from.at(first + d) : int32_t{-1};
-      const int64_t at = row >= 0 ? int64_t{row} * from.channels + channel0 + c : 0;
-      copy_chunk(to + d * Operand::kStride + c, from.values + at, row >= 0);
+// Brings one step after another of an operand's part to a stage.
+template <typename Operand, bool kAligned, typename T>
+class PairLoader {
+ public:
+  FL_D PairLoader(const GatheredRows<T>& from, int channel0) : from_(from), channel0_(channel0) {
+    look_up();
+  }
+
+  FL_D void load_next(T* stage) {
+    if constexpr (kAligned) {
+      FL_UNROLL
+      for (int i = 0; i < kCopies; ++i) {
+        const int64_t at = rows_[i] >= 0 ? int64_t{rows_[i]} * from_.channels + channel(i) : 0;
+        copy_chunk(stage + depth(i) * Operand::kStride + channel(i) - channel0_, from_.values + at,
+                   rows_[i] >= 0);
+      }
+    } else {
+      load_plain<Operand::kDepth, Operand::kTile, kGradientThreads, Operand::kStride>(
+          stage, from_, first_, channel0_);
+    }
+    first_ += Operand::kDepth;
+    look_up();
+  }
+
+ private:
+  static constexpr int kRuns = Operand::kTile / kChunk<T>;
+  static constexpr int kCopies = kAligned ? Operand::kDepth * kRuns / kGradientThreads : 1;
+  static_assert(Operand::kDepth * kRuns % kGradientThreads == 0);
+
+  FL_D static int item(int i) { return static_cast<int>(threadIdx.x) + i * kGradientThreads; }
+  FL_D static int depth(int i) { return item(i) / kRuns; }
+  FL_D int channel(int i) const { return channel0_ + item(i) % kRuns * kChunk<T>; }
+
+  FL_D void look_up() {
+    if constexpr (kAligned) {
+      FL_UNROLL
+      for (int i = 0; i < kCopies; ++i)
+        rows_[i] = channel(i) < from_.channels ? from_.at(first_ + depth(i)) : -1;
     }
   }
-}
+
+  GatheredRows<T> from_;
+  int channel0_, first_ = 0;
+  int32_t rows_[kCopies] = {};
+};
 
 template <typename Shape>
 using GradientSums = float[Shape::kWarpRows / 16][Shape::kWarpColumns / 8][4];
@@ -121,57 +146,40 @@ FL_D void store_gradient(const GradientArgs<T>& a, float* partial, int row0, int
   }
 }
 
-// Lists the rows of the block's share.
-template <int kThreads, typename T>
-FL_D void list_share(const GradientArgs<T>& a, int64_t first, int64_t end, int32_t* in_rows,
-                     int32_t* out_rows) {
-  for (int64_t i = first + static_cast<int>(threadIdx.x); i < end; i += kThreads) {
-    in_rows[i - first] = a.in_rows[i];
-    out_rows[i - first] = a.out_rows[i];
-  }
-  __syncthreads();
-}
-
 template <typename T, int kRows, int kColumns, bool kAligned>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, resident_gradient_blocks(kRows))
+FL_KERNEL FL_LAUNCH_BOUNDS(kGradientThreads, (resident_gradient_blocks(kRows, kColumns)))
     tensor_gradient_kernel(GradientArgs<T> a) {
   using Shape = TensorGradient<T, kRows, kColumns>;
-  constexpr int kStages = Shape::kStages, kThreads = Shape::kThreads;
-  constexpr int kDepth = Shape::Rows::kDepth;
+  constexpr int kStages = Shape::kStages, kDepth = Shape::Rows::kDepth;
   FL_DYNAMIC_SHARED(unsigned char, memory);
   T* const stages = reinterpret_cast<T*>(&memory[0]);
-  const Share share(a);
-  int32_t* const in_rows = reinterpret_cast<int32_t*>(&memory[0] + Shape::bytes);
-  int32_t* const out_rows = in_rows + a.most_share_pairs();
-  list_share<kThreads>(a, share.first, share.end, in_rows, out_rows);
   const int tile_row = static_cast<int>(blockIdx.y) * kRows;
   const int tile_column = static_cast<int>(blockIdx.z) * kColumns;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int row0 = warp / 2 * Shape::kWarpRows, column0 = warp % 2 * Shape::kWarpColumns;
 
-  for_parts_of_share(a, share, [&](int tap, int64_t first_pair, int count) {
-    const int64_t listed = first_pair - share.first;
-    const auto features = features_at(a, in_rows + listed, count);
-    const auto gradient = gradient_at(a, out_rows + listed, count);
-    const auto load = [&](int stage, int first) {
+  for_parts_of_share(a, [&](int tap, int64_t first_pair, int count) {
+    PairLoader<typename Shape::Rows, kAligned, T> features(features_at(a, first_pair, count),
+                                                           tile_row);
+    PairLoader<typename Shape::Columns, kAligned, T> gradient(gradient_at(a, first_pair, count),
+                                                              tile_column);
+    const auto load_next = [&](int stage) {
       T* const at = stages + stage * Shape::kStageValues;
-      load_gathered<typename Shape::Rows, kThreads, kAligned>(at, features, first, tile_row);
-      load_gathered<typename Shape::Columns, kThreads, kAligned>(at + Shape::Rows::kValues,
-                                                                 gradient, first, tile_column);
+      features.load_next(at);
+      gradient.load_next(at + Shape::Rows::kValues);
     };
     const int steps = (count + kDepth - 1) / kDepth;
     GradientSums<Shape> sums = {};
     FL_UNROLL
     for (int step = 0; step < kStages - 1; ++step) {
-      if (step < steps) load(step, step * kDepth);
+      if (step < steps) load_next(step);
       close_copies();
     }
     int stage = 0, next = kStages - 1;
     for (int step = 0; step < steps; ++step) {
       await_copies<kStages - 2>();
       __syncthreads();
-      const int ahead = step + kStages - 1;
-      if (ahead < steps) load(next, ahead * kDepth);
+      if (step + kStages - 1 < steps) load_next(next);
       close_copies();
       multiply_pairs<Shape>(stages + stage * Shape::kStageValues, row0, column0, sums);
       stage = stage + 1 == kStages ? 0 : stage + 1;
@@ -185,8 +193,8 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, resident_gradient_blocks(kRows))
 
 template <int kRows, int kColumns, bool kAligned, typename T>
 void launch_gradient_shape(const GradientArgs<T>& a, dim3 grid, Stream stream) {
-  FL_LAUNCH((tensor_gradient_kernel<T, kRows, kColumns, kAligned>), grid, kRows * 2,
-            (TensorGradient<T, kRows, kColumns>::shared_bytes(a)), stream, a);
+  FL_LAUNCH((tensor_gradient_kernel<T, kRows, kColumns, kAligned>), grid, kGradientThreads,
+            (TensorGradient<T, kRows, kColumns>::bytes), stream, a);
 }
 
 template <int kRows, typename T>
