@@ -121,7 +121,6 @@ struct TapPairs {
   FL_D TapPairs(const int64_t* starts, int64_t n_pairs, int tap)
       : first(inside(starts[tap], 0, n_pairs)),
         count(inside(starts[tap + 1], first, n_pairs) - first) {}
-  FL_D int64_t end() const { return first + count; }
 
  private:
   FL_D static int64_t inside(int64_t x, int64_t low, int64_t high) {
@@ -161,6 +160,16 @@ FL_D Part find_part(const int64_t* starts, int64_t n_pairs, int n_taps, int size
     index -= __shfl_sync(kWholeWarp, end, 31);
   }
   return part;
+}
+
+// The parts of all taps before one, for whole warps that ask for the same.
+FL_D int64_t count_parts_before(const int64_t* starts, int64_t n_pairs, int tap, int size) {
+  int64_t parts = 0;
+  for (int t = static_cast<int>(threadIdx.x) % 32; t < tap; t += 32)
+    parts += count_parts(starts, n_pairs, t, size);
+  for (int distance = 16; distance > 0; distance /= 2)
+    parts += __shfl_xor_sync(kWholeWarp, parts, distance);
+  return parts;
 }
 
 // At least as many parts as find_part finds, for a host that does not know the starts.

@@ -7,7 +7,7 @@
 #include "core/registration.h"
 #include "core/sort_scan.h"
 #include "sparse/convolution_entry.h"
-#include "sparse/convolution_gradient_tensor.h"
+#include "sparse/convolution_gradient_gemm.h"
 #include "sparse/convolution_launch.h"
 
 namespace fl::sparse {
@@ -80,80 +80,73 @@ struct CudaGradient {
       a.in_rows = input<int32_t>(in_rows);
       a.out_rows = input<int32_t>(out_rows);
       a.starts = input<int64_t>(starts);
-      a.n_pairs = in_rows.size(0);
-      run(a, in, out, stream);
+      a.out = output<T>(out);
+      run(a, in, in_rows.size(0), stream);
     });
   }
 
  private:
+  static int tiles(int channels) { return (channels + kGradientTile - 1) / kGradientTile; }
+
+  // As long as blocks are enough to fill the card: fewer partial sums to write and add up.
   template <typename T>
-  static void run(GradientArgs<T> a, const WeightGradientInput& in, const Tensor& out,
+  static int choose_chunk(const GradientArgs<T>& a, int64_t n_pairs) {
+    const int64_t weight_tiles = int64_t{tiles(a.own_in)} * tiles(a.channels_out);
+    int chunk = kMostChunk;
+    while (chunk > 256 && n_pairs / chunk * weight_tiles < 4 * device_sm_count()) chunk /= 2;
+    return chunk;
+  }
+
+  template <typename T>
+  static void run(GradientArgs<T> a, const WeightGradientInput& in, int64_t n_pairs,
                   Stream stream) {
-    constexpr bool kHasTensor = !std::is_same<T, double>::value;
-    const bool tensor = kHasTensor && in.groups == 1 && has_tensor_cores() &&
-                        (in.allow_tf32 || !std::is_same<T, float>::value);
-    a.shares = tensor ? tensor_shares(a) : plain_shares(a);
-    const Tensor partial = new_empty(in.features, {a.shares + a.n_taps, a.own_in, a.channels_out},
-                                     sum_dtype(in.features));
+    a.n_pairs = n_pairs;
+    a.chunk = choose_chunk(a, n_pairs);
+    a.chunks = most_parts(n_pairs, a.n_taps, a.chunk);
+    const Tensor partial =
+        new_empty(in.features, {a.chunks, a.own_in, a.channels_out}, sum_dtype(in.features));
     a.partial = output<Sum<T>>(partial);
-    if constexpr (kHasTensor) {
-      if (tensor) launch_tensor_gradient(a, stream);
-    }
-    if (!tensor) launch_plain(a, in.groups, stream);
-    // Wider than the features where the weight that learns is.
-    if (out.scalar_type() == sum_dtype(in.features))
-      sum_shares<Sum<T>>(a, out, stream);
+    if (in.groups > 1)
+      launch_grouped(a, stream);
     else
-      sum_shares<T>(a, out, stream);
-  }
-
-  // As many as run at once, of some length: fewer partial sums to write and to add up.
-  template <typename T>
-  static int64_t count_shares(const GradientArgs<T>& a, int64_t tiles, int resident) {
-    constexpr int64_t kLeastPairs = 128;
-    const int64_t at_once = resident * device_sm_count() / tiles, most = a.n_pairs / kLeastPairs;
-    const int64_t shares = at_once < most ? at_once : most;
-    return shares > 1 ? shares : 1;
-  }
-
-  template <typename T>
-  static int64_t tensor_shares(GradientArgs<T> a) {
-    const GradientTiling tiling(a);
-    const dim3 grid = tiling.grid(a);
-    return count_shares(a, int64_t{grid.y} * grid.z,
-                        resident_gradient_blocks(tiling.rows, tiling.columns));
-  }
-
-  template <typename T>
-  static dim3 plain_grid(const GradientArgs<T>& a) {
-    const auto tiles = [](int channels) {
-      return static_cast<unsigned>((channels + kPlainGradientTile - 1) / kPlainGradientTile);
-    };
-    return dim3(Extent(a.shares).value.x, tiles(a.own_in), tiles(a.channels_out));
-  }
-
-  template <typename T>
-  static int64_t plain_shares(const GradientArgs<T>& a) {
-    const dim3 grid = plain_grid(a);
-    return count_shares(a, int64_t{grid.y} * grid.z, 2);
-  }
-
-  template <typename T>
-  static void launch_plain(const GradientArgs<T>& a, int64_t groups, Stream stream) {
-    if (groups == 1) {
-      FL_LAUNCH((plain_gradient_kernel<T>), plain_grid(a), 256, 0, stream, a);
-      return;
-    }
-    const int64_t blocks = (int64_t{a.own_in} * a.channels_out + 255) / 256;
-    const dim3 grid(Extent(a.shares).value.x, static_cast<unsigned>(blocks < 64 ? blocks : 64));
-    FL_LAUNCH((grouped_gradient_kernel<T>), grid, 256, 0, stream, a);
-  }
-
-  template <typename Out, typename T>
-  static void sum_shares(const GradientArgs<T>& a, const Tensor& out, Stream stream) {
+      launch_gemm(a, in.allow_tf32, stream);
     const int64_t values = int64_t{a.own_in} * a.channels_out;
     const dim3 grid(Extent((values + 255) / 256).value.x, static_cast<unsigned>(a.n_taps));
-    FL_LAUNCH((sum_shares_kernel<Out, T>), grid, 256, 0, stream, a, output<Out>(out));
+    FL_LAUNCH((sum_chunks_kernel<T>), grid, 256, 0, stream, a);
+  }
+
+  template <typename T>
+  static std::size_t row_bytes(const GradientArgs<T>& a) {
+    return 2 * static_cast<std::size_t>(a.chunk) * sizeof(int32_t);
+  }
+
+  template <typename T>
+  static void launch_grouped(const GradientArgs<T>& a, Stream stream) {
+    const int64_t blocks = (int64_t{a.own_in} * a.channels_out + 255) / 256;
+    const dim3 grid(Extent(a.chunks).value.x, static_cast<unsigned>(blocks < 64 ? blocks : 64));
+    FL_LAUNCH((grouped_gradient_kernel<T>), grid, 256, row_bytes(a), stream, a);
+  }
+
+  template <typename T>
+  static void launch_gemm(const GradientArgs<T>& a, bool allow_tf32, Stream stream) {
+    const dim3 grid(Extent(a.chunks).value.x, static_cast<unsigned>(tiles(a.channels_in)),
+                    static_cast<unsigned>(tiles(a.channels_out)));
+    if constexpr (!std::is_same<T, double>::value) {
+      if (has_tensor_cores() && (allow_tf32 || !std::is_same<T, float>::value))
+        return launch_tensor_gradient(a, grid, stream);
+    }
+    FL_LAUNCH((plain_gradient_kernel<T>), grid, 256, row_bytes(a), stream, a);
+  }
+
+  template <typename T>
+  static void launch_tensor_gradient(const GradientArgs<T>& a, dim3 grid, Stream stream) {
+    constexpr int kWidth = 16 / sizeof(T);
+    const std::size_t bytes = GradientStage<T>::bytes + row_bytes(a);
+    if (a.channels_in % kWidth == 0 && a.channels_out % kWidth == 0 && is_aligned(a.features) &&
+        is_aligned(a.gradient))
+      FL_LAUNCH((tensor_gradient_kernel<T, true>), grid, kGradientThreads, bytes, stream, a);
+    else
+      FL_LAUNCH((tensor_gradient_kernel<T, false>), grid, kGradientThreads, bytes, stream, a);
   }
 };
 
