@@ -5,7 +5,7 @@
 #include "core/device_guard.h"
 #include "core/portable.h"
 #include "core/registration.h"
-#include "sparse/convolution_entry.h"
+#include "sparse/convolution_backward.h"
 #include "sparse/convolution_launch.h"
 
 namespace fl::sparse {
@@ -122,6 +122,10 @@ struct CudaConvolution {
 };
 
 }  // namespace
+
+void convolve_on_gpu(const ConvolutionInput& in, const Tensor& out) {
+  CudaConvolution::forward(in, out);
+}
 
 bool has_tensor_cores() {
 #if defined(__CUDACC__)

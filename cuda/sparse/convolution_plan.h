@@ -55,6 +55,15 @@ struct PlanShape {
   }
 };
 
+inline void check_splits(int64_t n_taps, int64_t n_out, int64_t splits, const char* op) {
+  STD_TORCH_CHECK(splits > 0 && splits <= (n_taps > 0 ? n_taps : 1) &&
+                      taps_per_split(n_taps, splits) <= kMostSplitTaps,
+                  op, ": splits: expected 1 to K of at most ", kMostSplitTaps, " taps for ", n_taps,
+                  " taps, got ", splits);
+  STD_TORCH_CHECK(n_out * splits < (int64_t{1} << 31), op, ": table: expected below 2^31 rows in ",
+                  splits, " splits, got ", n_out);
+}
+
 template <typename Backend>
 std::tuple<Tensor, Tensor, Tensor> sparse_conv_plan(Tensor table, int64_t splits,
                                                     int64_t tile_rows) {
@@ -63,14 +72,9 @@ std::tuple<Tensor, Tensor, Tensor> sparse_conv_plan(Tensor table, int64_t splits
   check_shape(table, {-1, -1}, op, "table");
   make_dense(table);
   const int64_t n_taps = table.size(0), n_out = table.size(1);
-  STD_TORCH_CHECK(splits > 0 && splits <= (n_taps > 0 ? n_taps : 1) &&
-                      taps_per_split(n_taps, splits) <= kMostSplitTaps,
-                  op, ": splits: expected 1 to K of at most ", kMostSplitTaps, " taps for ", n_taps,
-                  " taps, got ", splits);
+  check_splits(n_taps, n_out, splits, op);
   STD_TORCH_CHECK(tile_rows == 64 || tile_rows == 128, op, ": tile_rows: expected 64 or 128, got ",
                   tile_rows);
-  STD_TORCH_CHECK(n_out * splits < (int64_t{1} << 31), op, ": table: expected below 2^31 rows in ",
-                  splits, " splits, got ", n_out);
   const PlanShape shape{n_taps,
                         n_out,
                         splits,

@@ -5,7 +5,9 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
+#include "sparse/activation_simd.h"
 #include "sparse/convolution_tiles.h"
 #include "sparse/rows_simd.h"
 
@@ -13,7 +15,6 @@ namespace fl {
 namespace FL_ISA {
 namespace {
 
-using sparse::Activation;
 using sparse::EpilogueArgs;
 using sparse::OuterArgs;
 
@@ -29,59 +30,6 @@ FL_SIMD void scale_channels(const BlockArgs<A>& a) {
       A* FL_RESTRICT sum = a.sums + (a.out_rows[p] - a.first_row) * stride;
       for (int64_t c = 0; c < channels; ++c) sum[c] += row[c] * w[c];
     }
-}
-
-// What is not a number stays so; exp16 takes what is within +-87.
-FL_SIMD Float16 sigmoid16(Float16 x) {
-  const Float16 within = min16(max16(x, splat16(-87.0f)), splat16(87.0f));
-  return select(greater_equal(x, x), 1.0f / (1.0f + exp16(-within)), x);
-}
-
-// Abramowitz and Stegun, 7.1.26: within 1.5e-7.
-FL_SIMD Float16 erf16(Float16 x) {
-  const Float16 size = min16(max16(x, -x), splat16(9.0f));
-  const Float16 t = 1.0f / (1.0f + 0.3275911f * size);
-  Float16 p = t * 1.061405429f - 1.453152027f;
-  p = p * t + 1.421413741f;
-  p = p * t - 0.284496736f;
-  p = p * t + 0.254829592f;
-  const Float16 y = 1.0f - p * t * exp16(-size * size);
-  return select(greater_equal(x, splat16(0.0f)), y, -y);
-}
-
-FL_SIMD Float16 activate16(Activation kind, Float16 x) {
-  switch (kind) {
-    case Activation::silu:
-      return x * sigmoid16(x);
-    case Activation::gelu:
-      return 0.5f * x * (1.0f + erf16(x * 0.707106781f));
-    default:
-      return sigmoid16(x);
-  }
-}
-
-template <Activation kKind, typename A>
-FL_SIMD void activate_row(A* row, int64_t n, A slope) {
-  for (int64_t c = 0; c < n; ++c) row[c] = sparse::activate(kKind, row[c], slope);
-}
-
-template <typename A>
-FL_SIMD void activate_smoothly(Activation kind, A* row, int64_t n) {
-  if constexpr (sizeof(A) == sizeof(float)) {
-    for (int64_t c = 0; c < n; c += kLanes) store16(row + c, activate16(kind, load16(row + c)));
-  } else {
-    for (int64_t c = 0; c < n; ++c) row[c] = sparse::activate(kind, row[c], A(0));
-  }
-}
-
-template <typename A>
-FL_SIMD void activate_any(Activation kind, A* row, int64_t n, A slope) {
-  if (kind == Activation::relu)
-    activate_row<Activation::relu>(row, n, slope);
-  else if (kind == Activation::leaky_relu)
-    activate_row<Activation::leaky_relu>(row, n, slope);
-  else if (kind != Activation::none)
-    activate_smoothly(kind, row, n);
 }
 
 // features[from + r]^T of each pair by a tile of its gradient.
@@ -182,34 +130,23 @@ void pack_weight(const T* weight, Channels c, Sum<T>* packed) {
     });
 }
 
-void pack_weight_pairs(const sparse::BFloat16* weight, Channels c, BFloat16Pair* packed) {
-  std::memset(packed, 0, c.packed<float>() * sizeof(BFloat16Pair));
-  for (int64_t g = 0; g < c.groups; ++g)
-    in_tiles<float>(c.out, [&](int64_t column, int vectors) {
-      const int64_t width = vectors * kWidth<float>, left = c.out - column;
-      BFloat16Pair* tile = packed + (g * sparse::padded<float>(c.out) + column) * c.in;
-      for (int64_t k = 0; k < c.in; ++k) {
-        const sparse::BFloat16* even = weight + 2 * k * c.all_out() + g * c.out + column;
-        for (int64_t i = 0; i < (width < left ? width : left); ++i)
-          tile[k * width + i] = {even[i], even[c.all_out() + i]};
-      }
-    });
-}
-
 template <typename A>
 void convolve_block(const BlockArgs<A>& a) {
   if (a.channels.depthwise()) return scale_channels(a);
   multiply_block(a);
 }
 
-ConvolvePairs* pair_convolution() {
-  const char* wish = std::getenv("FIELDLINE_BF16");
-  const bool asked = wish != nullptr && std::strcmp(wish, "pairs") == 0;
+sparse::PairConvolution pair_convolution() {
+  const char* variable = std::getenv("FIELDLINE_BF16");
+  const std::string_view wish = variable == nullptr ? "" : variable;
+  if (wish == "tiles" || (wish != "pairs" && has_tile_registers())) return tile_convolution();
+  const auto pack = pack_weight_pairs<kWidth<float>>;
 #if defined(FL_BF16_PRODUCTS)
-  if (has_bf16_products() && (asked || fast_bf16_products()))
-    return convolve_block_by_bf16_products;
+  if (has_bf16_products() && (wish == "pairs" || fast_bf16_products()))
+    return {pack, convolve_block_by_bf16_products};
 #endif
-  return asked ? multiply_block<float, BFloat16Pair> : nullptr;
+  if (wish == "pairs") return {pack, multiply_block<float, BFloat16Pair>};
+  return {};
 }
 
 template <typename T>

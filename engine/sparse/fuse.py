@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from ...cuda.sparse.conv_ops import Activation
+from .arguments import check_kind
+from .nn.activation import known
 from .nn.containers import FusedResidual, Residual, Sequential
 from .nn.convolution import Convolution
 
@@ -28,6 +29,9 @@ def fuse(model: nn.Module) -> nn.Module:
     Returns:
         A copy in evaluation mode that gives the same outputs up to rounding.
 
+    Raises:
+        TypeError: It is no module.
+
     Example:
         >>> from fieldline.engine.sparse import nn
         >>> fuse(nn.Sequential(nn.SubmConv3d(2, 4, 3), nn.BatchNorm(4), nn.ReLU()))
@@ -35,6 +39,7 @@ def fuse(model: nn.Module) -> nn.Module:
           (0): SubmConv3d(2, 4, kernel_size=(3, 3, 3), activation='relu')
         )
     """
+    check_kind("fuse", "model", model, nn.Module)
     model = copy.deepcopy(model).eval()
     uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     with torch.no_grad():
@@ -69,7 +74,7 @@ def _absorbs(convolution: nn.Module | None, module: nn.Module, uses: Counter[int
     if isinstance(module, nn.BatchNorm1d) and module.running_mean is not None:
         _fold_norm(convolution, module)
         return True
-    activation = _activation(module)
+    activation = known(module)
     if activation is None:
         return False
     convolution.activation, convolution.slope = activation
@@ -101,23 +106,10 @@ def _fold_norm(convolution: Convolution, norm: nn.BatchNorm1d) -> None:
     convolution.bias = nn.Parameter(shift.to(weight.dtype))
 
 
-def _activation(module: nn.Module | None) -> tuple[Activation, float] | None:
-    """The name and slope that a convolution knows an activation by."""
-    if isinstance(module, nn.LeakyReLU):
-        return "leaky_relu", module.negative_slope
-    if isinstance(module, nn.GELU):
-        return ("gelu", 0.0) if module.approximate == "none" else None
-    if isinstance(module, nn.ReLU):
-        return "relu", 0.0
-    if isinstance(module, nn.SiLU):
-        return "silu", 0.0
-    return ("sigmoid", 0.0) if isinstance(module, nn.Sigmoid) else None
-
-
 def _fused_residual(block: Residual, uses: Counter[int]) -> nn.Module:
     steps = list(block.main) if isinstance(block.main, nn.Sequential) else [block.main]
     last = steps[-1] if steps else None
-    activation = ("none", 0.0) if block.activation is None else _activation(block.activation)
+    activation = ("none", 0.0) if block.activation is None else known(block.activation)
     if not isinstance(last, Convolution) or not _is_open(last, uses):
         return block
     if activation is not None:

@@ -367,8 +367,9 @@ def check_operators(case: Case, backend: str) -> None:
             call(case, case.op, inputs)
         assert recorder.calls, "the call reached no operator of ours"
         for operator, arguments, outputs in recorder.calls:
-            # Leaves: whatever graph they came out of has been walked, and is gone.
-            needed = not operator.name().endswith("_backward")
+            # Leaves: whatever graph they came out of has been walked, and is gone. What writes to
+            # its arguments has no gradient of its own, but is part of something that has.
+            needed = not (operator.name().endswith("_backward") or operator._schema.is_mutable)
             arguments = tuple(
                 a.detach().requires_grad_(needed and a.requires_grad)
                 if isinstance(a, Tensor)

@@ -2,11 +2,10 @@
 """The layers of ``fieldline.nn`` as functions of tensors and weights."""
 
 from .convolution import conv, conv_transpose, generative_conv_transpose, inverse_conv, subm_conv
-from .normalisation import group_norm, instance_norm
+from .normalisation import batch_norm, group_norm, instance_norm
 from .pooling import avg_pool, global_pool, max_pool, sum_pool, upsample
 from .rowwise import (
     alpha_dropout,
-    batch_norm,
     celu,
     dropout,
     elu,

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch.nn.functional as F
 
+from ..arguments import check_kind
 from ..tensor import SparseTensor
 
 
 def _on_features(function: Callable[..., Any]) -> Callable[..., SparseTensor]:
     @wraps(function, assigned=("__name__", "__qualname__"))
     def wrapped(x: SparseTensor, *args: Any, **kwargs: Any) -> SparseTensor:
+        check_kind(function.__name__, "x", x, SparseTensor)
         return SparseTensor.on(function(x.feats, *args, **kwargs), x.level, x.maps)
 
     wrapped.__module__ = __name__
@@ -26,7 +28,6 @@ def _on_features(function: Callable[..., Any]) -> Callable[..., SparseTensor]:
 
 
 alpha_dropout = _on_features(F.alpha_dropout)
-batch_norm = _on_features(F.batch_norm)
 celu = _on_features(F.celu)
 dropout = _on_features(F.dropout)
 elu = _on_features(F.elu)
