@@ -176,9 +176,8 @@ class MapCache:
         )
 
     def _make_submanifold(self, level: Level, recipe: Recipe) -> Found:
-        if recipe.taps.count == 1:
-            return Found(KernelMap.identity(len(level), level.device), level.number)
-        return Found(maps.submanifold_map(level.index, recipe.taps), level.number)
+        kernel_map = maps.submanifold_map(level.tensor, recipe.taps, lambda: level.index)
+        return Found(kernel_map, level.number)
 
     def _make_strided(self, level: Level, recipe: Recipe) -> Found:
         size = _strided_size(level, recipe)

@@ -13,6 +13,8 @@ Nothing is remembered here: `cache.MapCache` does that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from ...cuda.sparse import map_ops
@@ -141,17 +143,20 @@ def transposed_limits(limits: Bounds, taps: Taps) -> Bounds:
     return tuple(low), tuple(high)
 
 
-def submanifold_map(index: CoordinateIndex, taps: Taps) -> KernelMap:
+def submanifold_map(coords: Tensor, taps: Taps, index: Callable[[], CoordinateIndex]) -> KernelMap:
     """The map of a submanifold convolution.
 
     Args:
-        index: Of its coordinates (`map_ops.sparse_index`).
+        coords: int32 [N, 1 + D].
         taps: From `submanifold_taps`.
+        index: Gives the index of the coordinates (`map_ops.sparse_index`), which one tap needs not.
 
     Returns:
         The map; odd kernels' maps are symmetric.
     """
-    return map_between(index, index.coords, taps, all(k % 2 == 1 for k in taps.kernel_size))
+    if taps.count == 1:
+        return KernelMap.identity(coords.shape[0], coords.device)
+    return map_between(index(), coords, taps, all(k % 2 == 1 for k in taps.kernel_size))
 
 
 def strided_map(
