@@ -17,9 +17,9 @@ spheres.
 - ``padding``: multiply-adds that a GPU's tiles do in vain, levels 0 to 2.
 
 On a GPU ``layer`` is in float16; ``network`` is timed on frames that it has not seen, its maps made
-layer by layer or by a plan at once, with maps cached, and captured in a CUDA graph; ``training`` is
-a step of mixed precision; and ``shares`` splits the old way to convolve (gather, one product a tap,
-scatter) into its parts, as the papers of TorchSparse do.
+layer by layer, by a plan at once, or within a CUDA graph, and with maps cached, in a graph too;
+``training`` is a step of mixed precision; and ``shares`` splits the old way to convolve (gather,
+one product a tap, scatter) into its parts, as the papers of TorchSparse do.
 
 Times are the least of `--repeats` runs on the CPU, alternating with the peer's, and medians on a
 GPU. Results are compared with the peer's before any clock starts. The record is written after each

@@ -55,7 +55,7 @@ def time_layer(setting: Setting) -> Rows:
 
 
 def time_network(setting: Setting) -> Rows:
-    """Evaluation in float16: maps from scratch as they come, planned, in place, captured."""
+    """Evaluation in float16: maps from scratch as they come, planned, in a graph; and in place."""
     start = time.perf_counter()
     model, sample = network(setting, "cuda", torch.float16)
     with torch.inference_mode():
@@ -73,6 +73,8 @@ def time_network(setting: Setting) -> Rows:
             }
             for kind, call in calls.items():
                 found[f"{name}{kind}_ms"] = cuda_milliseconds(call)
+        anywhere = fl.sparse.capture(sample.tensor, fused)
+        found["captured_with_maps_ms"] = cuda_milliseconds(lambda: anywhere(frames.next()))
         graph = captured(lambda: fused(*sample.arguments))
         found["captured_ms"] = cuda_milliseconds(graph.replay)
     for peer in setting.peers:

@@ -16,7 +16,7 @@ which do not look into such a node.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from . import tuning
 from .conv_checks import ACTIVATIONS, Activation, check_convolution
 from .kernel_map import KernelMap, MapOperands
 
+_FUNCTIONS = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu, "sigmoid": torch.sigmoid}
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)  # what autocast casts
 _CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 _N_FORMS = len(MapOperands._fields)
@@ -76,15 +77,19 @@ def sparse_convolution(
         [[3.0], [7.0], [6.0]]
     """
     try:
-        if features.shape[0] == kernel_map.n_in:
-            run = _pointwise if kernel_map.is_identity else _along_map
-            return run(features, weight, kernel_map, bias, residual, activation, slope)
-        refused: Exception = ValueError("sparse_convolution: features: expected those of the map")
+        if features.shape[0] != kernel_map.n_in:
+            raise _Unfit
+        run = _pointwise if kernel_map.is_identity else _along_map
+        return run(features, weight, kernel_map, bias, residual, activation, slope)
     except Exception as error:
         refused = error
     features, weight, bias, residual = _autocast(features, weight, bias, residual)
     check_convolution(features, weight, kernel_map, bias, residual, activation)
     raise refused
+
+
+class _Unfit(ValueError):
+    """What torch or an operator would have let pass; `check_convolution` says what it is."""
 
 
 def _along_map(
@@ -110,17 +115,29 @@ def _along_map(
     # The gradient of these needs what came before them.
     apart = needs and activation != "none" and not _has_gradient_from_output(activation, slope)
     code = 0 if apart else _CODES[activation]
-    tf32 = torch.backends.cuda.matmul.allow_tf32
+    tf32 = torch._C._get_cublas_allow_tf32()
     rest = _map_arguments(features, weight, kernel_map, needs_features, needs_weight, tf32)
     if needs and not library.is_traced():
-        out = _Convolution.apply(
-            *(features, weight, bias, residual),
-            *(kernel_map, dtype, code, slope, tf32, rest, library.active_namespace()),
+        settings = _Settings(
+            library.active_namespace(), dtype, kernel_map.n_taps, code, slope, tf32, rest
         )
+        out = _Convolution.apply(features, weight, bias, residual, settings)
     else:
         weight, bias = _as_operand(weight, kernel_map.n_taps, dtype), _cast(bias, dtype)
         out = call("sparse_conv", features, weight, bias, residual, code, slope, tf32, *rest)
     return _activate(out, activation, slope) if apart else out
+
+
+class _Settings(NamedTuple):
+    """What a layer's node is told beside its tensors."""
+
+    namespace: str
+    dtype: torch.dtype | None  # what autocast casts to
+    n_taps: int
+    code: int  # of the activation
+    slope: float
+    tf32: bool
+    rest: tuple[Any, ...]  # the operator's arguments from n_out on
 
 
 class _Convolution(torch.autograd.Function):
@@ -133,52 +150,47 @@ class _Convolution(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         residual: Tensor | None,
-        kernel_map: KernelMap,
-        dtype: torch.dtype | None,
-        code: int,
-        slope: float,
-        tf32: bool,
-        rest: tuple[Any, ...],
-        namespace: str,
+        settings: _Settings,
     ) -> Tensor:
-        operand = _as_operand(weight, kernel_map.n_taps, dtype)
+        namespace, dtype, n_taps, code, slope, tf32, rest = settings
+        operand = _as_operand(weight, n_taps, dtype)
         inputs = (features, operand, _cast(bias, dtype), residual, code, slope, tf32, *rest)
         out = call_in(namespace, "sparse_conv", *inputs)
-        needs_features, needs_weight = ctx.needs_input_grad[:2]
-        # What is no input is kept beside: saved, it would seem to come from nowhere.
+        needs_features, needs_weight, *_ = ctx.needs_input_grad
         ctx.save_for_backward(
             features if needs_weight else None,
             weight if needs_features else None,
             out if code else None,
         )
+        # A weight that was cast is no input: among the saved, it would seem to come from nowhere.
         ctx.operand = operand if needs_features else None
-        ctx.of_weight = weight.shape, weight.dtype
-        ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.n_in, ctx.groups = features.shape[0], features.shape[1] // operand.shape[1]
-        ctx.code, ctx.slope, ctx.tf32 = code, slope, tf32
-        ctx.forms, ctx.namespace = rest[1:], namespace
+        groups = features.shape[1] // operand.shape[1]
+        bias_dtype = None if bias is None else bias.dtype
+        ctx.kept = settings, features.shape[0], groups, weight.shape, weight.dtype, bias_dtype
         return out
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         features, weight, out = ctx.saved_tensors
-        needs_features, needs_weight, needs_bias, needs_residual = ctx.needs_input_grad[:4]
-        g = _before_activation(g, out, ctx.code, ctx.slope)
-        operand, (shape, dtype) = ctx.operand, ctx.of_weight
-        if torch.is_grad_enabled() and needs_features:
-            operand = _as_operand(weight, operand.shape[0], operand.dtype)
+        needs_features, needs_weight, needs_bias, needs_residual, _ = ctx.needs_input_grad
+        settings, n_in, groups, shape, dtype, bias_dtype = ctx.kept
+        if settings.code:
+            g = _before_activation(g, out, settings.code, settings.slope)
+        operand = ctx.operand
+        if needs_features and torch.is_grad_enabled():
+            operand = _as_operand(weight, settings.n_taps, settings.dtype)
         g_features = g_weight = None
         if needs_features or needs_weight:
             g_features, g_weight = call_in(
-                *(ctx.namespace, "sparse_conv_backward", g, features, operand),
-                *(ctx.n_in, ctx.groups, _is_wide(dtype, g.dtype), ctx.tf32, *ctx.forms),
+                *(settings.namespace, "sparse_conv_backward", g, features, operand),
+                *(n_in, groups, _is_wide(dtype, g.dtype), settings.tf32, *settings.rest[1:]),
             )
         return (
             g_features if needs_features else None,
-            g_weight.view(shape) if needs_weight else None,
-            g.sum(0, dtype=ctx.bias_dtype) if needs_bias else None,
+            g_weight.view(shape) if needs_weight and g_weight is not None else None,
+            g.sum(0, dtype=bias_dtype) if needs_bias else None,
             g if needs_residual else None,
-            *(None,) * 7,
+            None,
         )
 
 
@@ -267,10 +279,12 @@ def _pointwise(
 ) -> Tensor:
     """A matrix product, which autocast knows."""
     own, channels_out = weight.shape[-2:]
-    shapes = [None if t is None else t.shape for t in (bias, residual)]
-    wanted = (channels_out,), (kernel_map.n_out, channels_out)
-    if activation not in _CODES or any(s not in (None, w) for s, w in zip(shapes, wanted)):
-        raise ValueError("sparse_convolution: expected arguments that fit together")
+    if (
+        not features.is_floating_point()
+        or (bias is not None and bias.shape != (channels_out,))
+        or (residual is not None and residual.shape != (kernel_map.n_out, channels_out))
+    ):
+        raise _Unfit
     matrix = weight.reshape(own, channels_out)
     if own != features.shape[1]:
         out = _grouped_product(features, matrix, bias)
@@ -304,7 +318,7 @@ def _activate(x: Tensor, activation: str, slope: float) -> Tensor:
         return x
     if activation == "leaky_relu":
         return F.leaky_relu(x, slope)
-    return {"relu": F.relu, "silu": F.silu, "gelu": F.gelu, "sigmoid": torch.sigmoid}[activation](x)
+    return _FUNCTIONS[activation](x)
 
 
 def _has_gradient_from_output(activation: str, slope: float) -> bool:

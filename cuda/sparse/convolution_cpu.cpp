@@ -20,7 +20,10 @@
 namespace fl::sparse {
 namespace {
 
-constexpr int64_t kBlockBytes = 256 << 10;  // of a block's sums
+// The sums of a block of narrow rows stay in the L2 cache. With wide rows that is too few of them:
+// each block reads all weights, which then matter more than sums that come from the L3 cache.
+constexpr int64_t kBlockBytes = 256 << 10;
+constexpr int64_t kBlockRows = 1024;
 constexpr int64_t kLeastRows = 32;
 constexpr int64_t kBlocksPerThread = 8;
 constexpr int64_t kConvertGrain = 1 << 15;
@@ -185,7 +188,8 @@ class Convolution {
   }
 
   int64_t rows_of_a_block() const {
-    const int64_t most = kBlockBytes / (channels_.row<A>() * static_cast<int64_t>(sizeof(A)));
+    const int64_t row_bytes = channels_.row<A>() * static_cast<int64_t>(sizeof(A));
+    const int64_t most = std::max(kBlockBytes / row_bytes, kBlockRows);
     const int64_t shared = in_.n_out / (thread_count() > 1 ? thread_count() * kBlocksPerThread : 1);
     return std::max(kLeastRows, std::min(most, shared));
   }

@@ -214,34 +214,14 @@ FL_D Tile<T> find_tile(const GemmArgs<T>& a, int index) {
   return tile;
 }
 
-// What a block lists of its tile in shared memory: its taps one after another, and for each of them
-// the input rows of the tile's rows, and which of their groups of 16 have any.
-template <int kRows>
-struct TileList {
-  static constexpr int kHalves = kRows / 32;
-
-  int32_t* rows;
-  uint8_t* taps;
-  uint8_t* halves;  // of 32 rows each: bit 0 the lower 16, bit 1 the upper
-
-  // Bit m: the 16 rows from row0 + 16 m on have input rows at the tap; of kGroups.
-  template <int kGroups>
-  FL_D unsigned groups(int tap, int row0) const {
-    unsigned found = 0;
-    FL_UNROLL
-    for (int i = 0; i < kGroups / 2; ++i)
-      found |= static_cast<unsigned>(halves[tap * kHalves + row0 / 32 + i]) << 2 * i;
-    return found;
-  }
-};
-
+// The tile's taps one after another, and the input rows of each of its rows at each of them.
 // Several reads of the table are on their way at once.
 template <int kRows, int kThreads, typename T>
-FL_D int list_rows(const GemmArgs<T>& a, const Tile<T>& tile, const TileList<kRows>& list) {
+FL_D int list_rows(const GemmArgs<T>& a, const Tile<T>& tile, uint8_t* taps, int32_t* rows) {
   constexpr int kTogether = 4;
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < 32 && (tile.taps >> thread & 1u) != 0)
-    list.taps[__popc(tile.taps & ((1u << thread) - 1u))] = static_cast<uint8_t>(thread);
+    taps[__popc(tile.taps & ((1u << thread) - 1u))] = static_cast<uint8_t>(thread);
   __syncthreads();
   const int n_taps = __popc(tile.taps), items = n_taps * kRows;
   for (int first = thread; first < items; first += kTogether * kThreads) {
@@ -250,19 +230,13 @@ FL_D int list_rows(const GemmArgs<T>& a, const Tile<T>& tile, const TileList<kRo
     for (int i = 0; i < kTogether; ++i) {
       const int item = first + i * kThreads, row = item % kRows;
       found[i] = item < items && row < tile.count
-                     ? tile.rows[list.taps[item / kRows] * tile.stride + row]
+                     ? tile.rows[taps[item / kRows] * tile.stride + row]
                      : int32_t{-1};
     }
     FL_UNROLL
     for (int i = 0; i < kTogether; ++i) {
       const int item = first + i * kThreads;
-      if (item >= items) break;  // for whole warps
-      const bool exists = found[i] >= 0 && found[i] < a.n_in;
-      list.rows[item] = exists ? found[i] : -1;
-      const unsigned some = __ballot_sync(kWholeWarp, exists);
-      if (thread % 32 == 0)
-        list.halves[item / 32] =
-            static_cast<uint8_t>(((some & 0xffffu) != 0 ? 1 : 0) | (some >> 16 != 0 ? 2 : 0));
+      if (item < items) rows[item] = found[i] < a.n_in ? found[i] : -1;
     }
   }
   __syncthreads();

@@ -32,19 +32,17 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) plain_gemm_kernel(GemmArgs<T> a, int column_t
   constexpr int kRowStride = kRows + Shape::kPad, kSumStride = kColumns + Shape::kPad;
   FL_DYNAMIC_SHARED(unsigned char, memory);
   FL_SHARED(uint8_t, tap_list, kMostSplitTaps);
-  FL_SHARED(uint8_t, half_list, kMostSplitTaps* TileList<kRows>::kHalves);
   S* const from = reinterpret_cast<S*>(&memory[0]);
   S* const weights = from + kDepth * kRowStride;
   int32_t* const rows = reinterpret_cast<int32_t*>(from + Shape::values);
-  const TileList<kRows> list{rows, &tap_list[0], &half_list[0]};
-  const uint8_t* const taps = list.taps;
+  uint8_t* const taps = &tap_list[0];
 
   const int part = draw_part(a), column0 = part % column_tiles * kColumns;
   const Tile<T> tile = find_tile<kRows>(a, part / column_tiles);
   if (tile.taps == 0 && !tile.finishes) return report_partial_sums(a);
   int32_t* const places = rows + a.split_taps * kRows;
   if (tile.finishes) list_places<kRows, kThreads>(a, tile, places);
-  const int n_taps = list_rows<kRows, kThreads>(a, tile, list);
+  const int n_taps = list_rows<kRows, kThreads>(a, tile, taps, rows);
 
   const int thread = static_cast<int>(threadIdx.x), total = n_taps * a.channels_in;
   const int my_row = thread / 16 * kEach, my_column = thread % 16 * kEach;

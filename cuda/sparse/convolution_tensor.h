@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The GEMM of convolution on tensor cores. A warp owns half of the block's rows and of its columns;
+// The GEMM of convolution on tensor cores. A warp owns 32 rows by half of the block's columns;
 // four stages of operands lie in shared memory, three of them on their way while one is multiplied.
 // Taps and channels are one dimension, as in the plain kernel: a step of 64 bytes of depth may take
 // several taps of few channels, or part of one tap of many. Where a step always lies in one tap,
@@ -27,10 +27,8 @@ struct Divider {
 template <typename T, int kRows_, int kColumns_>
 struct TensorGemm {
   static constexpr int kRows = kRows_, kColumns = kColumns_, kDepth = kMmaDepth<T>;
-  static constexpr int kThreads = 128, kStages = 4;
-  static constexpr int kWarpRows = kRows / 2, kWarpColumns = kColumns / 2;
-  static constexpr int kGroups = kWarpRows / 16;  // of rows that an instruction multiplies
-  static constexpr unsigned kAllGroups = (1u << kGroups) - 1u;
+  static constexpr int kThreads = kRows * 2, kStages = 4;
+  static constexpr int kWarpRows = 32, kWarpColumns = kColumns / 2;
   static constexpr int kColumnStride = kColumns + kColumnPad, kSumStride = kColumns + 8;
   static constexpr int kRowValues = kRows * kDepth, kColumnValues = kDepth * kColumnStride;
   static constexpr int kStageValues = kRowValues + kColumnValues;
@@ -195,50 +193,25 @@ class StepLoader<Shape, Copies::taps, T> {
   int columns_[kColumnCopies];  // where the thread's chunks lie in a step's weights; -1: nowhere
 };
 
-// Which groups of a warp's rows have anything at each step: half of a tile's rows may lack a tap
-// that its other half has.
-template <typename Shape, Copies kCopies>
-class LiveGroups {
- public:
-  FL_D LiveGroups(const TileList<Shape::kRows>& list, int row0, int channels)
-      : list_(list), row0_(row0), steps_(channels / Shape::kDepth) {}
-
-  FL_D unsigned next() {
-    if constexpr (kCopies != Copies::taps) return Shape::kAllGroups;
-    if (left_ == 0) {
-      found_ = list_.template groups<Shape::kGroups>(tap_++, row0_);
-      left_ = steps_;
-    }
-    --left_;
-    return found_;
-  }
-
- private:
-  const TileList<Shape::kRows>& list_;
-  int row0_, steps_, left_ = 0, tap_ = 0;
-  unsigned found_ = 0;
-};
-
 template <typename Shape>
-using WarpSums = float[Shape::kGroups][Shape::kWarpColumns / 8][4];
+using WarpSums = float[Shape::kWarpRows / 16][Shape::kWarpColumns / 8][4];
 
 template <typename Shape, typename T>
-FL_D void multiply_stage(const T* stage, int row0, int column0, unsigned live,
-                         WarpSums<Shape>& sums) {
+FL_D void multiply_stage(const T* stage, int row0, int column0, WarpSums<Shape>& sums) {
+  constexpr int kGroups = Shape::kWarpRows / 16;
   const T* const columns = stage + Shape::kRowValues;
   FL_UNROLL
   for (int half = 0; half < 2; ++half) {
-    uint32_t x[Shape::kGroups][4];
+    uint32_t x[kGroups][4];
     FL_UNROLL
-    for (int m = 0; m < Shape::kGroups; ++m)
-      if ((live >> m & 1u) != 0) rows_fragment(x[m], const_cast<T*>(stage), row0 + m * 16, half);
+    for (int m = 0; m < kGroups; ++m)
+      rows_fragment(x[m], const_cast<T*>(stage), row0 + m * 16, half);
     FL_UNROLL
     for (int n = 0; n < Shape::kWarpColumns / 16; ++n) {
       uint32_t w[4];
       columns_fragment<Shape::kColumnStride>(w, columns, column0 + n * 16, half);
       FL_UNROLL
-      for (int m = 0; m < Shape::kGroups; ++m) {
-        if ((live >> m & 1u) == 0) continue;
+      for (int m = 0; m < kGroups; ++m) {
         multiply(T{}, sums[m][2 * n], x[m], w[0], w[1]);
         multiply(T{}, sums[m][2 * n + 1], x[m], w[2], w[3]);
       }
@@ -250,7 +223,7 @@ template <typename Shape>
 FL_D void store_warp_sums(float* tile_sums, int row0, int column0, const WarpSums<Shape>& sums) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   FL_UNROLL
-  for (int m = 0; m < Shape::kGroups; ++m) FL_UNROLL
+  for (int m = 0; m < Shape::kWarpRows / 16; ++m) FL_UNROLL
   for (int n = 0; n < Shape::kWarpColumns / 8; ++n) FL_UNROLL
   for (int upper = 0; upper < 2; ++upper) {
     float* const at = tile_sums + (row0 + m * 16 + upper * 8 + lane / 4) * Shape::kSumStride +
@@ -259,33 +232,24 @@ FL_D void store_warp_sums(float* tile_sums, int row0, int column0, const WarpSum
   }
 }
 
-// As many blocks as a multiprocessor's registers and shared memory hold.
-template <typename Shape, Copies kCopies>
-constexpr int kResidentBlocks = kCopies == Copies::values ? 3
-                                : Shape::kRows == 64      ? 4
-                                : Shape::kColumns == 128  ? 2
-                                : Shape::kColumns == 32   ? 4
-                                                          : 3;
-
 template <typename T, int kRows, int kColumns, Copies kCopies>
-FL_KERNEL FL_LAUNCH_BOUNDS(128, (kResidentBlocks<TensorGemm<T, kRows, kColumns>, kCopies>))
+FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, kCopies == Copies::values ? 3 : 256 / kRows)
     tensor_gemm_kernel(GemmArgs<T> a, Divider channels, int column_tiles) {
   using Shape = TensorGemm<T, kRows, kColumns>;
   constexpr int kStages = Shape::kStages;
   FL_DYNAMIC_SHARED(unsigned char, memory);
   FL_SHARED(uint8_t, tap_list, kMostSplitTaps);
-  FL_SHARED(uint8_t, half_list, kMostSplitTaps* TileList<kRows>::kHalves);
   T* const stages = reinterpret_cast<T*>(&memory[0]);
   int32_t* const rows = reinterpret_cast<int32_t*>(&memory[0] + Shape::bytes);
   int32_t* const places = rows + a.split_taps * kRows;
-  const TileList<kRows> list{rows, &tap_list[0], &half_list[0]};
+  uint8_t* const taps = &tap_list[0];
 
   const int part = draw_part(a), column0 = part % column_tiles * kColumns;
   const Tile<T> tile = find_tile<kRows>(a, part / column_tiles);
   if (tile.taps == 0 && !tile.finishes) return report_partial_sums(a);
-  const int n_taps = list_rows<kRows, Shape::kThreads>(a, tile, list);
+  const int n_taps = list_rows<kRows, Shape::kThreads>(a, tile, taps, rows);
   const int steps = (n_taps * a.channels_in + Shape::kDepth - 1) / Shape::kDepth;
-  StepLoader<Shape, kCopies, T> loader(a, tile, channels, list.taps, rows, n_taps, column0);
+  StepLoader<Shape, kCopies, T> loader(a, tile, channels, taps, rows, n_taps, column0);
 
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int row0 = warp / 2 * Shape::kWarpRows, my_column0 = warp % 2 * Shape::kWarpColumns;
@@ -297,7 +261,6 @@ FL_KERNEL FL_LAUNCH_BOUNDS(128, (kResidentBlocks<TensorGemm<T, kRows, kColumns>,
   }
   // While operands are on their way. The barriers of the steps come before anyone reads the places.
   if (tile.finishes) list_places<kRows, Shape::kThreads>(a, tile, places);
-  LiveGroups<Shape, kCopies> live(list, row0, a.channels_in);
   int stage = 0, next = (kStages - 1) * Shape::kStageValues;
   const auto advance = [](int at) {
     return at == (kStages - 1) * Shape::kStageValues ? 0 : at + Shape::kStageValues;
@@ -307,7 +270,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(128, (kResidentBlocks<TensorGemm<T, kRows, kColumns>,
     __syncthreads();
     if (step + kStages - 1 < steps) loader.load_next(stages + next);
     close_copies();
-    multiply_stage<Shape>(stages + stage, row0, my_column0, live.next(), sums);
+    multiply_stage<Shape>(stages + stage, row0, my_column0, sums);
     stage = advance(stage);
     next = advance(next);
   }

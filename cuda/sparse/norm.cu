@@ -12,39 +12,104 @@
 namespace fl::sparse {
 namespace {
 
+// Of each list of rows that a thread reads; of a list by itself, twice as many.
 constexpr int kRowsAtOnce = 4;
 constexpr int kPartsAtOnce = 4;
-constexpr int64_t kMostParts = 256;
-constexpr unsigned kMostColumns = 16;
+constexpr int64_t kMostParts = 264;
+constexpr int64_t kMostPacks = 32;      // of a row, in a block
+constexpr int64_t kMostChannels = 256;  // the same in channels
 
 struct RowSpan {
   int64_t begin, end;
 };
 
-template <int V, typename T>
-FL_D void load_rows(Pack<T, V> (&packs)[kRowsAtOnce], const T* from, int64_t first, int64_t end,
+template <int V, int kRows, typename T>
+FL_D void load_rows(Pack<T, V> (&packs)[kRows], const T* from, int64_t first, int64_t end,
                     int64_t channel, int64_t channels) {
   FL_UNROLL
-  for (int k = 0; k < kRowsAtOnce; ++k) {
+  for (int k = 0; k < kRows; ++k) {
     const int64_t row = first + k * static_cast<int64_t>(blockDim.y);
     packs[k] = row < end ? load_pack<V>(from + row * channels + channel) : Pack<T, V>{};
   }
 }
 
-// Calls f(row, n) for the rows of this thread, kRowsAtOnce at a time and blockDim.y apart; n of
+// Calls f(row, n) for the rows of this thread, kRows at a time and blockDim.y apart; n of
 // them are there.
-template <typename F>
+template <int kRows, typename F>
 FL_D void each_few_rows(RowSpan span, const F& f) {
   const int64_t apart = blockDim.y;
-  for (int64_t row = span.begin + threadIdx.y; row < span.end; row += apart * kRowsAtOnce) {
+  for (int64_t row = span.begin + threadIdx.y; row < span.end; row += apart * kRows) {
     const int64_t left = (span.end - row + apart - 1) / apart;
-    f(row, left < kRowsAtOnce ? static_cast<int>(left) : kRowsAtOnce);
+    f(row, left < kRows ? static_cast<int>(left) : kRows);
   }
 }
+
+// Values of the channels of a block: each is worked out by one thread and read by those below it.
+template <typename S, int kLists>
+struct ChannelMemory {
+  S* values;
+
+  // f(channel) gives kLists values.
+  template <int V, typename F>
+  FL_D void fill(int64_t channels, const F& f) const {
+    const int width = static_cast<int>(blockDim.x) * V;
+    const int64_t first = static_cast<int64_t>(blockIdx.y) * width;
+    const int threads = static_cast<int>(blockDim.x * blockDim.y);
+    for (int c = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x); c < width;
+         c += threads) {
+      if (first + c >= channels) break;
+      S found[kLists];
+      f(first + c, found);
+      FL_UNROLL
+      for (int k = 0; k < kLists; ++k) values[k * kMostChannels + c] = found[k];
+    }
+    __syncthreads();
+  }
+  template <int V>
+  FL_D void read(int list, S (&mine)[V]) const {
+    const Pack<S, V> pack = load_pack<V>(values + list * kMostChannels + threadIdx.x * V);
+    FL_UNROLL
+    for (int v = 0; v < V; ++v) mine[v] = pack.v[v];
+  }
+};
+
+// (x - mean) * scale + shift for the channels of a thread.
+template <int V, typename S>
+struct Scales {
+  S mean[V], scale[V], shift[V];
+
+  template <int kLists>
+  FL_D explicit Scales(const ChannelMemory<S, kLists>& memory) {
+    memory.template read<V>(0, mean);
+    memory.template read<V>(1, scale);
+    memory.template read<V>(2, shift);
+  }
+  FL_D S operator()(S x, int v) const { return ChannelScale<S>{mean[v], scale[v], shift[v]}(x); }
+};
+
+template <typename T>
+struct ScaleOf {
+  NormArgs<T> a;
+  FL_D void operator()(int64_t channel, Sum<T>* found) const {
+    const ChannelScale<Sum<T>> scale = a.scale_of(channel);
+    found[0] = scale.mean, found[1] = scale.scale, found[2] = scale.shift;
+  }
+};
+
+template <typename T>
+struct GradientOf {
+  NormGradientArgs<T> a;
+  FL_D void operator()(int64_t channel, Sum<T>* found) const {
+    ScaleOf<T>{a.forward}(channel, found);
+    const ChannelGradient<Sum<T>> gradient = a.gradient_of(channel);
+    found[3] = gradient.offset, found[4] = gradient.slope;
+  }
+};
 
 template <int V, typename T>
 struct StatisticsTask {
   using S = Sum<T>;
+  static constexpr int kLists = 0, kRows = 2 * kRowsAtOnce;
   StatisticsArgs<T> a;
 
   struct State {
@@ -58,17 +123,17 @@ struct StatisticsTask {
       for (int v = 0; v < V; ++v) join(moments[v], next.moments[v], weights);
       count += next.count;
     }
-    FL_D void join_rows(const Pack<T, V> (&packs)[kRowsAtOnce], int n) {
+    FL_D void join_rows(const Pack<T, V> (&packs)[kRows], int n) {
       State next;
       next.count = n;
       FL_UNROLL
       for (int v = 0; v < V; ++v) {
         S sum = S(0), squares = S(0);
         FL_UNROLL
-        for (int k = 0; k < kRowsAtOnce; ++k) sum += k < n ? widen(packs[k].v[v]) : S(0);
+        for (int k = 0; k < kRows; ++k) sum += k < n ? widen(packs[k].v[v]) : S(0);
         const S mean = sum / static_cast<S>(n);
         FL_UNROLL
-        for (int k = 0; k < kRowsAtOnce; ++k) {
+        for (int k = 0; k < kRows; ++k) {
           const S distance = k < n ? widen(packs[k].v[v]) - mean : S(0);
           squares += distance * distance;
         }
@@ -78,10 +143,11 @@ struct StatisticsTask {
     }
   };
 
-  FL_D State reduce(RowSpan span, int64_t channel) const {
+  FL_D void prepare(const ChannelMemory<S, kLists>&) const {}
+  FL_D State reduce(RowSpan span, int64_t channel, const ChannelMemory<S, kLists>&) const {
     State state{};
-    each_few_rows(span, [&](int64_t row, int n) {
-      Pack<T, V> packs[kRowsAtOnce];
+    each_few_rows<kRows>(span, [&](int64_t row, int n) {
+      Pack<T, V> packs[kRows];
       load_rows(packs, a.features, row, span.end, channel, a.channels);
       state.join_rows(packs, n);
     });
@@ -98,8 +164,14 @@ struct StatisticsTask {
   }
 };
 
+// Which activation a kernel was made for; -1: any.
+template <int kKind, typename T>
+FL_D Activation kind_of(const NormArgs<T>& a) {
+  return kKind < 0 ? a.activation : static_cast<Activation>(kKind);
+}
+
 // The gradient of z at the rows that a thread holds.
-template <int V, typename T>
+template <int V, int kKind, typename T>
 struct GradientRows {
   Pack<T, V> gradient[kRowsAtOnce], features[kRowsAtOnce], beside[kRowsAtOnce] = {};
 
@@ -108,42 +180,38 @@ struct GradientRows {
     const T* const other = a.out != nullptr ? a.out : a.forward.residual;
     load_rows(gradient, a.gradient, row, end, channel, channels);
     load_rows(features, a.forward.features, row, end, channel, channels);
-    if (other != nullptr && a.forward.activation != Activation::none)
+    if (other != nullptr && kind_of<kKind>(a.forward) != Activation::none)
       load_rows(beside, other, row, end, channel, channels);
   }
-  FL_D Sum<T> operator()(const NormGradientArgs<T>& a, const ChannelScale<Sum<T>>& scale, int k,
+  FL_D Sum<T> operator()(const NormGradientArgs<T>& a, const Scales<V, Sum<T>>& scales, int k,
                          int v) const {
     const NormArgs<T>& forward = a.forward;
+    const Activation kind = kind_of<kKind>(forward);
     const Sum<T> g = widen(gradient[k].v[v]);
-    if (forward.activation == Activation::none) return g;
+    if (kind == Activation::none) return g;
     if (a.out != nullptr)
-      return activation_vjp_of_output(forward.activation, widen(beside[k].v[v]), forward.slope, g);
-    Sum<T> z = scale(widen(features[k].v[v]));
+      return activation_vjp_of_output(kind, widen(beside[k].v[v]), forward.slope, g);
+    Sum<T> z = scales(widen(features[k].v[v]), v);
     if (forward.residual != nullptr) z += widen(beside[k].v[v]);
-    return activation_vjp(forward.activation, z, forward.slope, g);
+    return activation_vjp(kind, z, forward.slope, g);
   }
 };
 
-template <int V, typename T>
-FL_D void load_scales(ChannelScale<Sum<T>> (&scales)[V], const NormArgs<T>& a, int64_t channel) {
+template <int V, int kRows, typename T>
+FL_D void store_rows(T* to, const Pack<T, V> (&packs)[kRows], int64_t first, int n, int64_t channel,
+                     int64_t channels) {
   FL_UNROLL
-  for (int v = 0; v < V; ++v) scales[v] = a.scale_of(channel + v);
-}
-
-template <int V, typename T>
-FL_D void store_rows(T* to, const Pack<T, V> (&packs)[kRowsAtOnce], int64_t first, int n,
-                     int64_t channel, int64_t channels) {
-  FL_UNROLL
-  for (int k = 0; k < kRowsAtOnce; ++k)
+  for (int k = 0; k < kRows; ++k)
     if (k < n)
       store_pack<V>(to + (first + k * static_cast<int64_t>(blockDim.y)) * channels + channel,
                     packs[k]);
 }
 
 // Sums of the gradient of z, and of its products with x - mean.
-template <int V, typename T>
+template <int V, int kKind, typename T>
 struct GradientTask {
   using S = Sum<T>;
+  static constexpr int kLists = 3, kRows = kRowsAtOnce;
   NormGradientArgs<T> a;
 
   struct State {
@@ -158,20 +226,22 @@ struct GradientTask {
     }
   };
 
-  FL_D State reduce(RowSpan span, int64_t channel) const {
+  FL_D void prepare(const ChannelMemory<S, kLists>& memory) const {
+    memory.template fill<V>(a.forward.channels, ScaleOf<T>{a.forward});
+  }
+  FL_D State reduce(RowSpan span, int64_t channel, const ChannelMemory<S, kLists>& memory) const {
     State state{};
-    ChannelScale<S> scales[V];
-    load_scales(scales, a.forward, channel);
-    each_few_rows(span, [&](int64_t row, int n) {
-      const GradientRows<V, T> rows(a, row, span.end, channel);
-      Pack<T, V> packs[kRowsAtOnce] = {};
+    const Scales<V, S> scales(memory);
+    each_few_rows<kRows>(span, [&](int64_t row, int n) {
+      const GradientRows<V, kKind, T> rows(a, row, span.end, channel);
+      Pack<T, V> packs[kRows] = {};
       FL_UNROLL
-      for (int k = 0; k < kRowsAtOnce; ++k) FL_UNROLL
+      for (int k = 0; k < kRows; ++k) FL_UNROLL
       for (int v = 0; v < V; ++v) {
         if (k >= n) continue;
-        const S g = rows(a, scales[v], k, v);
+        const S g = rows(a, scales, k, v);
         state.sums[v] += g;
-        state.products[v] += g * (widen(rows.features[k].v[v]) - scales[v].mean);
+        state.products[v] += g * (widen(rows.features[k].v[v]) - scales.mean[v]);
         narrow(g, packs[k].v[v]);
       }
       if (a.g_residual != nullptr)
@@ -186,22 +256,36 @@ struct GradientTask {
   FL_D void finish() const {}
 };
 
-// How rows are cut into parts, and channels into columns of blocks.
+// A thread has V channels, and those of a block lie side by side: no lane idles, whatever the width
+// of a row. Channels beyond a block's are another column of blocks.
 template <int V>
-struct PartShape {
-  RowShape rows;
-  int64_t packs, columns, part_rows, parts;
+struct NormShape {
+  int64_t packs, columns;
+  dim3 block;
 
-  PartShape(int64_t n, int64_t channels) : rows(channels, V, kMostColumns), packs(channels / V) {
-    columns = (packs + rows.block.x - 1) / rows.block.x;
-    const int64_t least = static_cast<int64_t>(rows.block.y) * kRowsAtOnce;
+  explicit NormShape(int64_t channels) : packs(channels / V) {
+    columns = (packs + kMostPacks - 1) / kMostPacks;
+    const int64_t width = columns > 0 ? (packs + columns - 1) / columns : 1;
+    block = dim3(static_cast<unsigned>(width), static_cast<unsigned>(kRowThreads / width));
+  }
+  dim3 grid(int64_t blocks) const {
+    return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(columns));
+  }
+};
+
+// How rows are cut into parts whose sums are joined.
+template <int V>
+struct PartShape : NormShape<V> {
+  int64_t part_rows, parts;
+
+  PartShape(int64_t n, int64_t channels, int rows_a_thread) : NormShape<V>(channels) {
+    const int64_t least = static_cast<int64_t>(this->block.y) * rows_a_thread;
     const int64_t wanted = (n + kMostParts - 1) / kMostParts;
     part_rows = (wanted + least - 1) / least * least;
     parts = (n + part_rows - 1) / part_rows;
   }
-  dim3 grid() const { return dim3(static_cast<unsigned>(parts), static_cast<unsigned>(columns)); }
-  // A multiple of 16, for states lie behind them.
-  std::size_t counter_bytes() const { return (columns + 4) / 4 * 4 * sizeof(unsigned); }
+  // A multiple of 64, for states lie behind them.
+  std::size_t counter_bytes() const { return (this->columns + 16) / 16 * 16 * sizeof(unsigned); }
 };
 
 template <typename State>
@@ -256,7 +340,7 @@ FL_D bool comes_last(unsigned* arrived, unsigned count, int* answer) {
 }
 
 template <int V, typename Task>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2)
+FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 3)
     sum_rows_kernel(Task task, PartMemory<typename Task::State> memory) {
   using State = typename Task::State;
   FL_SHARED(unsigned char, bytes, sizeof(State) * kRowThreads);
@@ -264,7 +348,10 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2)
   State* const states = reinterpret_cast<State*>(&bytes[0]) + threadIdx.x;
   const int64_t pack = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
   const bool inside = pack < memory.packs, first = threadIdx.y == 0 && inside;
-  join_threads(inside ? task.reduce(memory.span(blockIdx.x), pack * V) : State{}, states);
+  FL_SHARED(typename Task::S, values, Task::kLists * kMostChannels + 1);
+  const ChannelMemory<typename Task::S, Task::kLists> channels{&values[0]};
+  task.prepare(channels);
+  join_threads(inside ? task.reduce(memory.span(blockIdx.x), pack * V, channels) : State{}, states);
   if (gridDim.x > 1) {
     if (first) memory.states[blockIdx.x * memory.packs + pack] = states[0];
     if (!comes_last(memory.arrived + blockIdx.y, gridDim.x, &answer[0])) return;
@@ -278,7 +365,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2)
 template <int V, typename Task>
 void sum_rows(const Task& task, int64_t n, int64_t channels, Stream stream) {
   using State = typename Task::State;
-  const PartShape<V> shape(n, channels);
+  const PartShape<V> shape(n, channels, Task::kRows);
   const std::size_t head = shape.counter_bytes();
   const Scratch scratch(head + (shape.parts > 1 ? shape.parts * shape.packs * sizeof(State) : 0));
   unsigned char* const bytes = scratch.data<unsigned char>();
@@ -286,15 +373,8 @@ void sum_rows(const Task& task, int64_t n, int64_t channels, Stream stream) {
   const PartMemory<State> memory{reinterpret_cast<State*>(bytes + head),
                                  reinterpret_cast<unsigned*>(bytes), n, shape.part_rows,
                                  shape.packs};
-  FL_LAUNCH((sum_rows_kernel<V, Task>), shape.grid(), shape.rows.block, 0, stream, task, memory);
-}
-
-// Calls f(channel) with the first of this thread's channels, if there is one.
-template <int V, typename F>
-FL_D void each_column(int64_t channels, const F& f) {
-  const int64_t channel =
-      (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * static_cast<int64_t>(V);
-  if (channel < channels) f(channel);
+  FL_LAUNCH((sum_rows_kernel<V, Task>), shape.grid(shape.parts), shape.block, 0, stream, task,
+            memory);
 }
 
 FL_D RowSpan span_of_block(int64_t n) {
@@ -302,67 +382,73 @@ FL_D RowSpan span_of_block(int64_t n) {
   return {begin, begin + rows < n ? begin + rows : n};
 }
 
-template <int V, typename T>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2) normalise_kernel(NormArgs<T> a, T* out) {
+FL_D int64_t this_channel(int width) {
+  return (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * width;
+}
+
+template <int V, int kKind, typename T>
+FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 4) normalise_kernel(NormArgs<T> a, T* out) {
   using S = Sum<T>;
-  each_column<V>(a.channels, [&](int64_t channel) {
-    ChannelScale<S> scales[V];
-    load_scales(scales, a, channel);
-    const RowSpan span = span_of_block(a.n);
-    each_few_rows(span, [&](int64_t row, int n) {
-      Pack<T, V> packs[kRowsAtOnce], residual[kRowsAtOnce] = {};
-      load_rows(packs, a.features, row, span.end, channel, a.channels);
-      if (a.residual != nullptr)
-        load_rows(residual, a.residual, row, span.end, channel, a.channels);
-      FL_UNROLL
-      for (int k = 0; k < kRowsAtOnce; ++k) FL_UNROLL
-      for (int v = 0; v < V; ++v) {
-        if (k >= n) continue;
-        S z = scales[v](widen(packs[k].v[v]));
-        if (a.residual != nullptr) z += widen(residual[k].v[v]);
-        narrow(activate(a.activation, z, a.slope), packs[k].v[v]);
-      }
-      store_rows(out, packs, row, n, channel, a.channels);
-    });
+  constexpr int kLists = 3;
+  FL_SHARED(S, values, kLists * kMostChannels);
+  const ChannelMemory<S, kLists> memory{&values[0]};
+  memory.template fill<V>(a.channels, ScaleOf<T>{a});
+  const int64_t channel = this_channel(V);
+  if (channel >= a.channels) return;
+  const Scales<V, S> scales(memory);
+  const RowSpan span = span_of_block(a.n);
+  each_few_rows<kRowsAtOnce>(span, [&](int64_t row, int n) {
+    Pack<T, V> packs[kRowsAtOnce], residual[kRowsAtOnce] = {};
+    load_rows(packs, a.features, row, span.end, channel, a.channels);
+    if (a.residual != nullptr) load_rows(residual, a.residual, row, span.end, channel, a.channels);
+    FL_UNROLL
+    for (int k = 0; k < kRowsAtOnce; ++k) FL_UNROLL
+    for (int v = 0; v < V; ++v) {
+      S z = scales(widen(packs[k].v[v]), v);
+      if (a.residual != nullptr) z += widen(residual[k].v[v]);
+      narrow(activate(kind_of<kKind>(a), z, a.slope), packs[k].v[v]);
+    }
+    store_rows(out, packs, row, n, channel, a.channels);
   });
 }
 
-template <int V, typename T>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 2) gradient_kernel(NormGradientArgs<T> a) {
+template <int V, int kKind, typename T>
+FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 3) gradient_kernel(NormGradientArgs<T> a) {
   using S = Sum<T>;
-  each_column<V>(a.forward.channels, [&](int64_t channel) {
-    ChannelScale<S> scales[V];
-    ChannelGradient<S> gradients[V];
-    load_scales(scales, a.forward, channel);
+  constexpr int kLists = 5;
+  FL_SHARED(S, values, kLists * kMostChannels);
+  const ChannelMemory<S, kLists> memory{&values[0]};
+  memory.template fill<V>(a.forward.channels, GradientOf<T>{a});
+  const int64_t channel = this_channel(V);
+  if (channel >= a.forward.channels) return;
+  const Scales<V, S> scales(memory);
+  S offset[V], slope[V];
+  memory.template read<V>(3, offset);
+  memory.template read<V>(4, slope);
+  const RowSpan span = span_of_block(a.forward.n);
+  each_few_rows<kRowsAtOnce>(span, [&](int64_t row, int n) {
+    const GradientRows<V, kKind, T> rows(a, row, span.end, channel);
+    Pack<T, V> packs[kRowsAtOnce];
     FL_UNROLL
-    for (int v = 0; v < V; ++v) gradients[v] = a.gradient_of(channel + v);
-    const RowSpan span = span_of_block(a.forward.n);
-    each_few_rows(span, [&](int64_t row, int n) {
-      const GradientRows<V, T> rows(a, row, span.end, channel);
-      Pack<T, V> packs[kRowsAtOnce] = {};
-      FL_UNROLL
-      for (int k = 0; k < kRowsAtOnce; ++k) FL_UNROLL
-      for (int v = 0; v < V; ++v) {
-        if (k >= n) continue;
-        const S distance = widen(rows.features[k].v[v]) - scales[v].mean;
-        const S g = rows(a, scales[v], k, v) - gradients[v].offset - distance * gradients[v].slope;
-        narrow(scales[v].scale * g, packs[k].v[v]);
-      }
-      store_rows(a.g_features, packs, row, n, channel, a.forward.channels);
-    });
+    for (int k = 0; k < kRowsAtOnce; ++k) FL_UNROLL
+    for (int v = 0; v < V; ++v) {
+      const S distance = widen(rows.features[k].v[v]) - scales.mean[v];
+      const S g = rows(a, scales, k, v) - offset[v] - distance * slope[v];
+      narrow(scales.scale[v] * g, packs[k].v[v]);
+    }
+    store_rows(a.g_features, packs, row, n, channel, a.forward.channels);
   });
 }
 
 template <int V, typename Kernel, typename... Arguments>
 void launch_over_rows(Kernel kernel, int64_t n, int64_t channels, Stream stream,
                       const Arguments&... arguments) {
-  constexpr int64_t most_blocks = 1024;
-  const PartShape<V> shape(n, channels);
-  const int64_t least = static_cast<int64_t>(shape.rows.block.y) * kRowsAtOnce;
-  const int64_t blocks = (n + least - 1) / least;
-  const dim3 grid(static_cast<unsigned>(blocks < most_blocks ? blocks : most_blocks),
-                  static_cast<unsigned>(shape.columns));
-  FL_LAUNCH(kernel, grid, shape.rows.block, 0, stream, arguments...);
+  constexpr int64_t most_blocks = 800;
+  const NormShape<V> shape(channels);
+  const int64_t rows = static_cast<int64_t>(shape.block.y) * kRowsAtOnce;
+  const int64_t blocks = (n + rows - 1) / rows;
+  FL_LAUNCH(kernel, shape.grid(blocks < most_blocks ? blocks : most_blocks), shape.block, 0, stream,
+            arguments...);
 }
 
 template <typename... Pointers>
@@ -370,12 +456,34 @@ bool all_aligned(Pointers... pointers) {
   return (is_aligned(pointers) && ...);
 }
 
+// Calls f(std::integral_constant<int, kKind>).
+template <typename F>
+void dispatch_kind(Activation kind, const F& f) {
+  if (kind == Activation::none)
+    f(std::integral_constant<int, static_cast<int>(Activation::none)>{});
+  else if (kind == Activation::relu)
+    f(std::integral_constant<int, static_cast<int>(Activation::relu)>{});
+  else
+    f(std::integral_constant<int, -1>{});
+}
+
+// As dispatch_width, of at most 4 channels: more threads with few values each hide more latency
+// than fewer with many.
+template <typename T, typename F>
+void dispatch_narrow_width(int64_t channels, bool aligned, const F& f) {
+  constexpr int kWidest = sizeof(T) == 8 ? 2 : 4;
+  if (aligned && channels % kWidest == 0)
+    f(std::integral_constant<int, kWidest>{});
+  else
+    f(std::integral_constant<int, 1>{});
+}
+
 struct CudaNorm {
   template <typename T>
   static void statistics(const StatisticsArgs<T>& a, const Tensor& like) {
     const DeviceGuard guard(like.get_device_index());
     const Stream stream = current_stream(like.get_device_index());
-    dispatch_width<T>(a.channels, is_aligned(a.features), [&](auto width) {
+    dispatch_narrow_width<T>(a.channels, is_aligned(a.features), [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
       sum_rows<kWidth>(StatisticsTask<kWidth, T>{a}, a.n, a.channels, stream);
     });
@@ -385,9 +493,13 @@ struct CudaNorm {
   static void forward(const NormArgs<T>& a, T* out, const Tensor& like) {
     const DeviceGuard guard(like.get_device_index());
     const Stream stream = current_stream(like.get_device_index());
-    dispatch_width<T>(a.channels, all_aligned(a.features, a.residual, out), [&](auto width) {
+    dispatch_narrow_width<T>(a.channels, all_aligned(a.features, a.residual, out), [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      launch_over_rows<kWidth>(normalise_kernel<kWidth, T>, a.n, a.channels, stream, a, out);
+      dispatch_kind(a.activation, [&](auto kind) {
+        constexpr int kKind = decltype(kind)::value;
+        launch_over_rows<kWidth>(normalise_kernel<kWidth, kKind, T>, a.n, a.channels, stream, a,
+                                 out);
+      });
     });
   }
 
@@ -398,11 +510,17 @@ struct CudaNorm {
     const int64_t n = a.forward.n, channels = a.forward.channels;
     const bool aligned = all_aligned(a.forward.features, a.forward.residual, a.gradient, a.out,
                                      a.g_features, a.g_residual);
-    dispatch_width<T>(channels, aligned, [&](auto width) {
+    dispatch_narrow_width<T>(channels, aligned, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      sum_rows<kWidth>(GradientTask<kWidth, T>{a}, n, channels, stream);
-      launch_over_rows<kWidth>(gradient_kernel<kWidth, T>, n, channels, stream,
-                               a.from_gradient_of_z());
+      dispatch_kind(a.forward.activation, [&](auto kind) {
+        constexpr int kKind = decltype(kind)::value;
+        sum_rows<kWidth>(GradientTask<kWidth, kKind, T>{a}, n, channels, stream);
+      });
+      const NormGradientArgs<T> next = a.from_gradient_of_z();
+      dispatch_kind(next.forward.activation, [&](auto kind) {
+        constexpr int kKind = decltype(kind)::value;
+        launch_over_rows<kWidth>(gradient_kernel<kWidth, kKind, T>, n, channels, stream, next);
+      });
     });
   }
 };

@@ -190,7 +190,8 @@ class _Norm(torch.autograd.Function):
         tensors = (features, *ctx.statistics, *channels_and_rows)
         constants = (ctx.settings.training, *ctx.settings[-3:])
         needs = ctx.needs_input_grad
-        found = _gradients(ctx.ops, g, tensors, constants, needs[3])
+        with torch._C._AutoDispatchBelowAutograd():
+            found = _gradients(ctx.ops, g, tensors, constants, needs[3])
         return *(t if needed else None for t, needed in zip(found, needs)), None
 
 

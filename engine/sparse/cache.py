@@ -253,7 +253,8 @@ class MapCache:
         limits: Bounds,
     ) -> int:
         number = len(self.levels)
-        self.levels.append(Level(coords, stride, size, level.batch_size, number, limits))
+        kind = type(level)  # coarser levels of a captured network have spare rows as well
+        self.levels.append(kind(coords, stride, size, level.batch_size, number, limits))
         return number
 
 

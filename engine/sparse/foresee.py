@@ -10,7 +10,7 @@ generative convolution are made one by one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -28,6 +28,7 @@ from ...cuda.sparse.network_ops import (
 )
 from . import maps
 from .cache import Found, Key, MapCache, Shape
+from .coordinates import Level
 
 
 def make_reverses(cache: MapCache) -> None:
@@ -78,6 +79,7 @@ class Way:
         self._pairs: dict[TableName, None] = {}
         for key, found in like.entries.items():
             self._foresee(key, found)
+        self._views = {key: Way(view.maps, gradients) for key, view in like.views.items()}
         columns = like.levels[0].ndim + 1
         self._reaching = reaching_levels(
             columns,
@@ -95,7 +97,11 @@ class Way:
 
     def covers(self, like: MapCache) -> bool:
         """Whether layers asked no more of that cache than is known here."""
-        return self._seen == _times_asked(like)
+        return (
+            self._seen == _times_asked(like)
+            and self._views.keys() == like.views.keys()
+            and all(way.covers(like.views[key].maps) for key, way in self._views.items())
+        )
 
     def _foresee(self, key: Key, found: Found) -> None:
         number, recipe = key
@@ -142,18 +148,58 @@ class Way:
             cache: Where they go, in the order in which layers made them.
         """
         with lasting():
-            if map_ops.runs_cuda(cache.levels[0].tensor):
+            if self._entries and map_ops.runs_cuda(cache.levels[0].tensor):
                 self._make_together(cache)
             else:
                 for number, recipe in self._entries:
                     cache.make(cache.levels[number], recipe)
         if self._gradients:
             make_reverses(cache)
+        for (number, axis), way in self._views.items():
+            way.go(cache.view(cache.levels[number], axis).maps)
 
     def _make_together(self, cache: MapCache) -> None:
-        root = cache.levels[0]
-        sets = [root.tensor, *self._reaching.run(root.tensor, root.limits)]
-        forms = _Forms(self._program, self._program.run(sets))
+        sets = self.reach(cache.levels[0])
+        self.enter(cache, sets, self.run(sets))
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether all maps follow from the sets, and the host waits for nothing but their sizes."""
+        derived = {"submanifold", "inverse"}
+        known = (key in self._number_of or key[1].kind in derived for key in self._entries)
+        return all(known) and not self._program.pairs and not self._views
+
+    def reach(self, root: Level) -> list[Tensor]:
+        """Finds the sets of an input, on a GPU; the host waits once, to learn how large they are.
+
+        Args:
+            root: The first level.
+
+        Returns:
+            int32 [N, 1 + D] each, the first that of the root.
+        """
+        return [root.tensor, *self._reaching.run(root.tensor, root.limits)]
+
+    def run(self, sets: Sequence[Tensor]) -> NetworkMaps:
+        """Makes what layers will ask the maps between sets for.
+
+        Args:
+            sets: As of `reach`.
+
+        Returns:
+            For `enter`.
+        """
+        return self._program.run(sets)
+
+    def enter(self, cache: MapCache, sets: Sequence[Tensor], made: NetworkMaps) -> None:
+        """Hands the maps between sets to a cache.
+
+        Args:
+            cache: One that holds nothing but its root.
+            sets: As of `reach`.
+            made: Of these sets.
+        """
+        forms = _Forms(self._program, made)
         for key, reached in self._entries.items():
             number = self._number_of.get(key)
             if number is None:
@@ -169,7 +215,11 @@ class Way:
             if own.made_reverse is not None:
                 own.made_reverse.prepare(asked_back)
         for level, place in self._set_of.items():
-            cache.levels[level].adopt_index(forms.made.indexes[place])
+            cache.levels[level].adopt_index(made.indexes[place])
+
+    def set_of(self, level: int) -> int | None:
+        """Which set the coordinates of a level are, by its number; None: they are none of them."""
+        return self._set_of.get(level)
 
 
 def _asked_both(kernel_map: KernelMap) -> tuple[list[OperandKey], list[OperandKey]]:
@@ -188,7 +238,7 @@ class _Forms:
     """Kernel maps out of what was made for all of them."""
 
     def __init__(self, program: NetworkProgram, made: NetworkMaps) -> None:
-        self.made = made
+        self._tables = made.tables
         self._program = program
         self._plans: dict[TableName, dict[tuple[int, int], Plan]] = {}
         for wanted, schedule in zip(program.schedules, made.schedules):
@@ -197,7 +247,7 @@ class _Forms:
                 plans[wanted.splits, tile_rows] = Plan(schedule.order, masks, schedule.table)
         self._pairs = {table: MapPairs(*found) for table, found in zip(program.pairs, made.pairs)}
 
-    def kernel_map(self, number: int, sets: list[Tensor], turned: bool) -> KernelMap:
+    def kernel_map(self, number: int, sets: Sequence[Tensor], turned: bool) -> KernelMap:
         """A map from fine to coarse, or turned around; with its reverse if that was made."""
         wanted = self._program.maps[number]
         sides = sets[wanted.fine].shape[0], sets[wanted.coarse].shape[0]
@@ -205,7 +255,7 @@ class _Forms:
             None
             if table is None
             else self._one(TableName(number, bool(side)), table, sides[side], wanted)
-            for side, table in enumerate(self.made.tables[number])
+            for side, table in enumerate(self._tables[number])
         )
         own, back = (back, own) if turned else (own, back)
         assert own is not None

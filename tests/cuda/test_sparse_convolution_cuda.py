@@ -135,7 +135,18 @@ def test_schedules_agree(
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "channels",
-    [(1, 1), (4, 32), (12, 72), (8, 8), (3, 64), (96, 96), (40, 136), (64, 200), (520, 16)],
+    [
+        (1, 1),
+        (4, 32),
+        (12, 72),
+        (8, 8),
+        (3, 64),
+        (96, 96),
+        (40, 136),
+        (64, 200),
+        (128, 128),
+        (520, 16),
+    ],
     ids=lambda c: f"{c[0]}-{c[1]}",
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)

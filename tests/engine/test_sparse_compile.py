@@ -86,3 +86,21 @@ def test_no_graph_breaks(name: str) -> None:
     got, wanted = (torch.autograd.grad(rows(t).square().sum(), leaves) for t in (y, expected))
     for a, b in zip(got, wanted):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_plan_follows_a_network_that_looks_from_above() -> None:
+    """Maps of the view exist before another input enters, so that it compiles as well."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = n.Sequential(
+        n.SubmConv3d(4, 4, 3), n.ToBEVReduction(), n.SubmConv2d(4, 4, 3), n.Conv2d(4, 4, 2, 2)
+    )
+    inputs = [twin.random_tensor((6, 7, 5), 4, 2, seeded("above", k)) for k in range(3)]
+    inputs = [x.replace(x.feats.detach().float()) for x in inputs]
+    planned = fl.sparse.plan(inputs[0], model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for x in inputs:
+        expected = model(fl.SparseTensor(x.coords, x.feats, 1, x.spatial_range, 2))
+        y = compiled(planned(x))
+        assert torch.equal(y.coords, expected.coords)
+        torch.testing.assert_close(y.feats, expected.feats)

@@ -159,7 +159,7 @@ def plan_reference(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, 
         taps = slice(split * run, min(n_taps, (split + 1) * run))
         bits = (table[taps] >= 0).long()
         masks = (bits << torch.arange(len(bits))[:, None]).sum(0)
-        rows = torch.argsort(gray_ranks(masks), stable=True)
+        rows = torch.argsort(gray_ranks(masks) if run <= 16 else masks, stable=True)
         order[0, split] = rows
         places = torch.argsort(rows)
         order[1, split] = torch.where(masks > 0, places, -1)

@@ -50,9 +50,10 @@ def convolve(
         >>> convolve(x, cache.submanifold(3, ndim=1), kernel).feats.tolist()
         [[110.0], [11.0]]
     """
-    feats = x.feats
-    if feats.shape[1] % weight.shape[-2] or len(recipe.kernel_size) != x.ndim:
-        raise _misfit(x, recipe, weight)
+    if len(recipe.kernel_size) != x.level.ndim:
+        raise ValueError(
+            f"convolution: x: expected {len(recipe.kernel_size)} dimensions, got {x.ndim}"
+        )
     kernel_map, level = x.maps.find(x.level, recipe)
     if isinstance(residual, SparseTensor):
         if not level.same_as(residual.level):
@@ -64,18 +65,16 @@ def convolve(
         residual = residual.feats
     elif residual is not None:
         check_tensor("convolution", "residual", residual)
-    out = sparse_convolution(feats, weight, kernel_map, bias, residual, activation, slope)
+    try:
+        out = sparse_convolution(x.feats, weight, kernel_map, bias, residual, activation, slope)
+    except ValueError as error:
+        if weight.shape[-2] and x.channels % weight.shape[-2] == 0:
+            raise
+        raise ValueError(
+            f"convolution: x: expected channels in a multiple of the {weight.shape[-2]} that each "
+            f"kernel of shape {list(weight.shape)} takes, got {x.channels}"
+        ) from error
     return SparseTensor.on(out, level, x.maps)
-
-
-def _misfit(x: SparseTensor, recipe: Recipe, weight: Tensor) -> ValueError:
-    ndim = len(recipe.kernel_size)
-    if ndim != x.ndim:
-        return ValueError(f"convolution: x: expected {ndim} dimensions, got {x.ndim}")
-    return ValueError(
-        f"convolution: x: expected channels in a multiple of the {weight.shape[-2]} that each "
-        f"kernel of shape {list(weight.shape)} takes, got {x.channels}"
-    )
 
 
 def _kernel_size(
