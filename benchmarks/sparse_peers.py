@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""spconv's layers and the same MinkUNet built of them, with the weights of ours.
+"""Layers of spconv or spconv-triton and the same MinkUNet built of them, with the weights of ours.
 
 The CPU wheel of spconv comes without torch's pin, so it goes into a folder of its own:
 
     pip install --no-deps --target DIR spconv cumm pccm ccimport pybind11 fire termcolor \
         portalocker lark
 
-and, on a GPU, `spconv-cu126` and `cumm-cu126` in place of `spconv` and `cumm`. `--peers DIR` then
-lets the benchmark find it.
+and, on a GPU, `spconv-cu126` and `cumm-cu126` in place of `spconv` and `cumm`, and `spconv-triton`
+beside them. `--peers DIR` then lets the benchmark find them. Both are imported by their own names,
+so that neither stands in for the other.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,25 +23,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LIBRARIES = ("spconv", "spconv_triton")
 
-def load(folder: Path | None, name: str = "spconv.pytorch") -> ModuleType | None:
-    """The peer, from a folder or from where Python finds it; None if it is not there."""
+
+def load(folder: Path | None, names: Sequence[str]) -> list[Spconv]:
+    """Peers, from a folder or from where Python finds them; those that are not there are left out.
+
+    Args:
+        folder: Where they were installed into; None: among Python's own packages.
+        names: Of LIBRARIES.
+    """
     if folder is not None:
         if not folder.is_dir():
             raise SystemExit(f"--peers: no folder {folder}")
         sys.path.append(str(folder.resolve()))
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        print(f"without {name}: {error}", file=sys.stderr)
-        return None
+    found = []
+    for name in names:
+        try:
+            found.append(Spconv(importlib.import_module(f"{name}.pytorch"), name))
+        except ImportError as error:
+            print(f"without {name}: {error}", file=sys.stderr)
+    return found
 
 
 class Spconv:
-    """What the benchmark asks of spconv, or of a package that takes its place."""
+    """What the benchmark asks of spconv, or of a library with its interface."""
 
-    def __init__(self, library: ModuleType) -> None:
+    def __init__(self, library: ModuleType, name: str) -> None:
         self.library = library
+        self.name = name
 
     def tensor(self, coords: Tensor, feats: Tensor) -> Any:
         """Coordinates from zero, in a box that holds them at every level of a MinkUNet."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 FOLDER = Path(os.environ.get("FIELDLINE_LIBRARY_DIR") or Path(__file__).parent).resolve()
 NAMESPACE = "fieldline"
@@ -124,6 +125,7 @@ def declare(
     fake: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
+    twice: bool = False,
 ) -> None:
     """Registers an operator's fake kernel and, if given, its gradient, in both namespaces.
 
@@ -132,6 +134,7 @@ def declare(
         fake: Returns outputs of the right shape, dtype and device without computing them.
         setup_context: As for ``torch.library.register_autograd``.
         backward: ``backward(ctx, *grads)``. It reaches operators through ``ctx_ops(ctx)``.
+        twice: Whether all that it calls has gradients itself.
     """
 
     def register(namespace: str) -> None:
@@ -146,7 +149,10 @@ def declare(
                 setup_context(ctx, inputs, output)
 
         torch.library.register_autograd(qualified, backward, setup_context=setup)
-        _state.differentiable[namespace, name] = _plain_function(namespace, name, setup, backward)
+        # A second derivative would come out as zero; asked for, it is an error instead.
+        _state.differentiable[namespace, name] = _plain_function(
+            namespace, name, setup, backward if twice else once_differentiable(backward)
+        )
 
     load()
     _state.declared.append(register)
@@ -167,9 +173,7 @@ def _plain_function(namespace: str, name: str, setup: Any, gradient: Any) -> Any
             setup(ctx, inputs, output)
             return output
 
-        # A second derivative would come out as zero; asked for, it is an error instead.
         @staticmethod
-        @torch.autograd.function.once_differentiable
         def backward(ctx: Any, *grads: Any) -> Any:
             return gradient(ctx, *grads)
 
@@ -190,15 +194,30 @@ def call(name: str, *args: Any) -> Any:
     Returns:
         What the operator returns.
     """
-    operator = getattr(ops(), name)
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    return call_in(_state.active, name, *args)
+
+
+def call_in(namespace: str, name: str, *args: Any) -> Any:
+    """Calls an operator of a namespace; `call` says how, and takes that of ``ops()``."""
+    operator = getattr(getattr(torch.ops, namespace), name)
+    if is_traced():
         return operator(*args)
     if torch.is_grad_enabled() and any(
         isinstance(value, Tensor) and value.requires_grad for value in args
     ):
-        return _state.differentiable[_state.active, name].apply(*args)
+        return _state.differentiable[namespace, name].apply(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return operator.default(*args)
+
+
+def is_traced() -> bool:
+    """Whether ``torch.compile`` or a function transform watches: it has to see operators whole."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def active_namespace() -> str:
+    """The namespace that ``ops()`` answers with."""
+    return _state.active
 
 
 def ctx_ops(ctx: Any) -> Any:

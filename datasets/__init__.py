@@ -3,7 +3,7 @@
 
 from . import synthetic
 from .export import write_scene
-from .lidar import load_point_cloud
+from .lidar import is_point_cloud, load_point_cloud
 from .lidar_frame import LidarFrame, merge_sweeps
 from .lidar_nuscenes import NuScenes
 from .load import load
@@ -17,6 +17,7 @@ __all__ = [
     "PosingProgress",
     "Scene",
     "View",
+    "is_point_cloud",
     "load",
     "load_point_cloud",
     "merge_sweeps",

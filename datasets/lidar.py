@@ -18,7 +18,7 @@ import torch
 from ..errors import FileFormatError
 from ..representations.files.ply import read_ply
 from .lidar_classes import CLASSES, classes_of_raw
-from .lidar_columns import Columns, frame_of_columns
+from .lidar_columns import POSITIONS, Columns, frame_of_columns
 from .lidar_frame import LidarFrame
 from .lidar_pcd import read_pcd
 from .lidar_tables import read_feather, read_float32, read_las, read_npy, read_npz, read_text_table
@@ -63,7 +63,7 @@ def load_point_cloud(path: str | os.PathLike[str], kind: str | None = None) -> L
         [0.5, 0.5]
     """
     path = Path(path)
-    if kind is not None and kind not in _LAYOUTS:
+    if kind is not None and not (isinstance(kind, str) and kind in _LAYOUTS):
         raise ValueError(f"load_point_cloud: kind: expected one of {list(KINDS)}, got {kind!r}")
     if path.is_dir():
         return frame_of_columns(path, _read_folder(path))
@@ -83,6 +83,25 @@ def load_point_cloud(path: str | os.PathLike[str], kind: str | None = None) -> L
     if kind != "semantickitti":
         return frame
     return _with_labels(frame, labels) if labels is not None else replace(frame, classes=CLASSES)
+
+
+def is_point_cloud(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is one that `load_point_cloud` opens; what a file holds is not looked at.
+
+    Args:
+        path: A file, or a folder.
+
+    Returns:
+        True for the suffixes of point clouds, and for folders with an array of positions.
+
+    Example:
+        >>> is_point_cloud("000000.bin"), is_point_cloud("scene.splat")
+        (True, False)
+    """
+    path = Path(path)
+    if path.is_dir():
+        return any((path / f"{name}.npy").is_file() for name in POSITIONS)
+    return path.suffix.lower() in _NAMED or path.suffix.lower() in _BARE
 
 
 def _read_ply_columns(path: Path) -> Columns:

@@ -14,7 +14,7 @@ from .lidar_frame import LidarFrame
 
 Columns = dict[str, np.ndarray]
 
-_POSITIONS = ("xyz", "points", "pc", "coord", "coords")
+POSITIONS = ("xyz", "points", "pc", "coord", "coords")
 _GROUPS = {
     "color": ("red", "green", "blue"),
     "colors": ("red", "green", "blue"),
@@ -86,7 +86,7 @@ def _split(columns: Columns) -> Columns:
             continue
         if array.ndim == 1:
             found.setdefault(_ALIASES.get(key, key), array)
-        elif key in _POSITIONS and array.shape[1] >= 3:
+        elif key in POSITIONS and array.shape[1] >= 3:
             names = ("x", "y", "z", "intensity", "elongation", "no_label_zone")
             found.update(zip(names, array.T))
         elif key in _GROUPS and array.shape[1] == 3:

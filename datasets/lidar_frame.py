@@ -29,6 +29,7 @@ class LidarFrame:
         origin: What was taken off every point, so that float32 holds coordinates such as UTM's.
 
     Raises:
+        TypeError: If something is no tensor.
         ValueError: If a shape or dtype is another.
 
     Example:
@@ -45,7 +46,8 @@ class LidarFrame:
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        n = self.points.shape[0] if self.points.dim() else 0
+        points = self.points
+        n = points.shape[0] if isinstance(points, Tensor) and points.dim() else 0
         self._check("points", self.points, torch.float32, (n, 3))
         for name, values in self.channels.items():
             self._check(f"channels[{name!r}]", values, torch.float32, (n,))
@@ -55,6 +57,9 @@ class LidarFrame:
 
     @staticmethod
     def _check(name: str, values: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        if not isinstance(values, Tensor):
+            got = type(values).__name__
+            raise TypeError(f"LidarFrame: {name}: expected a tensor, got {got}")
         if values.dtype != dtype or tuple(values.shape) != shape:
             raise ValueError(
                 f"LidarFrame: {name}: expected {dtype} {list(shape)}, "
@@ -91,7 +96,19 @@ class LidarFrame:
 
         Returns:
             The frame with those.
+
+        Raises:
+            TypeError: If it is neither.
+            ValueError: If a mask has another length.
         """
+        if not isinstance(which, Tensor) or which.dtype not in (torch.bool, torch.int64):
+            got = getattr(which, "dtype", type(which).__name__)
+            raise TypeError(f"LidarFrame.select: which: expected bool or int64, got {got}")
+        if which.dim() != 1 or (which.dtype == torch.bool and len(which) != len(self)):
+            raise ValueError(
+                f"LidarFrame.select: which: expected a mask [{len(self)}] or rows [n], "
+                f"got {which.dtype} {list(which.shape)}"
+            )
         return self._each(lambda values: values[which])
 
     def finite(self) -> Tensor:
@@ -160,6 +177,7 @@ def merge_sweeps(
         All points, sweep after sweep.
 
     Raises:
+        TypeError: If a frame or the poses are something else.
         ValueError: If the numbers of frames, poses and times differ, there is none, or a pose
             cannot be inverted.
 
@@ -171,6 +189,12 @@ def merge_sweeps(
         >>> both.points[:, 0].tolist()
         [0.0, -2.0]
     """
+    for number, frame in enumerate(frames):
+        if not isinstance(frame, LidarFrame):
+            got = type(frame).__name__
+            raise TypeError(f"merge_sweeps: frames[{number}]: expected a LidarFrame, got {got}")
+    if not isinstance(poses, Tensor):
+        raise TypeError(f"merge_sweeps: poses: expected a tensor, got {type(poses).__name__}")
     n = len(frames)
     if n == 0 or tuple(poses.shape) != (n, 4, 4) or len(times) != n:
         raise ValueError(

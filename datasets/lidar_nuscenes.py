@@ -76,9 +76,9 @@ class NuScenes:
             ValueError: If the tables have no such file, or sweeps is below one.
             FileFormatError: If a table or a sweep is damaged.
         """
-        if sweeps < 1:
-            raise ValueError(f"NuScenes.load: sweeps: expected at least 1, got {sweeps}")
-        token: Any = self._by_file.get(file)
+        if not isinstance(sweeps, int) or sweeps < 1:
+            raise ValueError(f"NuScenes.load: sweeps: expected at least 1, got {sweeps!r}")
+        token: Any = self._by_file.get(str(file))
         if token is None:
             raise ValueError(f"NuScenes.load: file: expected one of the tables, got {file!r}")
         rows: list[Row] = []

@@ -208,7 +208,9 @@ def read_las(path: Path) -> Columns:
     parts: list[Columns] = []
     try:
         _check_las_records(path)
-        with laspy.open(path) as file:
+        _check_laz_chunks(path)
+        # Decoders that work in parallel allocate as much as a chunk is said to be, or abort.
+        with laspy.open(path, laz_backend=laspy.LazBackend.Lazrs) as file:
             names = set(file.header.point_format.dimension_names)
             # In chunks, so that memory follows the points that are there and not those announced.
             for points in file.chunk_iterator(1 << 20):
@@ -244,6 +246,36 @@ def _check_las_records(path: Path) -> None:
         (count,) = struct.unpack_from(format, head, at)
         if count * least > size:
             raise FileFormatError(path, field, f"at most {size // least}", f"{count}")
+
+
+def _check_laz_chunks(path: Path) -> None:
+    """Check the number of chunks, for which the decoder of .laz allocates, or aborts the process.
+
+    Compressed points begin with the place of the table of chunks, or -1: it is at the file's end.
+    Each chunk begins with a point that is not compressed.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(107)
+        if len(head) < 107 or not head[104] & 128:
+            return
+        (start,) = struct.unpack_from("<I", head, 96)
+        (row,) = struct.unpack_from("<H", head, 105)
+        place = _int64_at(file, start)
+        if place == -1:
+            place = _int64_at(file, size - 8)
+        if place is None or not start <= place <= size - 8:
+            raise FileFormatError(path, "chunk table", "a place in the file", f"{place}")
+        file.seek(place + 4)
+        (count,) = struct.unpack("<I", file.read(4))
+    if count * max(row, 1) > size:
+        raise FileFormatError(path, "chunks", f"at most {size // max(row, 1)}", f"{count}")
+
+
+def _int64_at(file: BinaryIO, place: int) -> int | None:
+    file.seek(max(place, 0))
+    data = file.read(8)
+    return struct.unpack("<q", data)[0] if len(data) == 8 else None
 
 
 def _missing(package: str, suffix: str) -> ModuleNotFoundError:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from op_harness import HAS_CUDA
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("FIELDLINE_DATA", REPOSITORY.parent / "shared" / "data")).resolve()
@@ -28,6 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Shares the cores between the workers of pytest-xdist."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+@pytest.fixture(params=["cpu", *(["cuda"] if HAS_CUDA else [])])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device that there is."""
+    return torch.device(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@
 //   on the CPU      fl::cpu::sort_pairs(...)       threaded (sort_scan_cpu.h)
 //
 //   sort_pairs       stable, ascending, by bits [begin_bit, end_bit) of unsigned keys
+//   sort_keys        the same of keys alone
+//   select_distinct  the first of each run of equal values; *count is device memory
 //   exclusive_scan   out[i] = in[0] + ... + in[i-1], summed in Out; in == out is allowed
 //   inclusive_scan   out[i] = in[0] + ... + in[i]
 //   reduce_sum       *out = in[0] + ... + in[n-1]; out is device memory
@@ -133,6 +135,25 @@ void sort_pairs(const Key* keys_in, Key* keys_out, const Value* values_in, Value
   });
 }
 
+template <typename Key>
+void sort_keys(const Key* keys_in, Key* keys_out, int64_t n, int begin_bit, int end_bit,
+               Stream stream) {
+  static_assert(std::is_unsigned<Key>::value, "sort_keys: expected unsigned keys");
+  if (n <= 0) return;
+  detail::with_scratch("sort_keys", [&](void* scratch, std::size_t& bytes) {
+    return cub::DeviceRadixSort::SortKeys(scratch, bytes, keys_in, keys_out, n, begin_bit, end_bit,
+                                          stream);
+  });
+}
+
+template <typename T>
+void select_distinct(const T* in, T* out, int64_t* count, int64_t n, Stream stream) {
+  if (n <= 0) return zero_async(count, sizeof(int64_t), stream);
+  detail::with_scratch("select_distinct", [&](void* scratch, std::size_t& bytes) {
+    return cub::DeviceSelect::Unique(scratch, bytes, in, out, count, n, stream);
+  });
+}
+
 }  // namespace fl
 
 #elif defined(FL_EMULATE)
@@ -176,6 +197,17 @@ template <typename Key, typename Value>
 void sort_pairs(const Key* keys_in, Key* keys_out, const Value* values_in, Value* values_out,
                 int64_t n, int begin_bit, int end_bit, Stream) {
   cpu::sort_pairs(keys_in, keys_out, values_in, values_out, n, begin_bit, end_bit);
+}
+
+template <typename Key>
+void sort_keys(const Key* keys_in, Key* keys_out, int64_t n, int begin_bit, int end_bit, Stream) {
+  std::vector<Key> values(n);
+  cpu::sort_pairs(keys_in, keys_out, keys_in, values.data(), n, begin_bit, end_bit);
+}
+
+template <typename T>
+void select_distinct(const T* in, T* out, int64_t* count, int64_t n, Stream) {
+  *count = std::unique_copy(in, in + n, out) - out;
 }
 
 }  // namespace fl

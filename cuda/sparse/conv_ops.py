@@ -1,31 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution over a kernel map: the operator, its fake kernel and its gradients.
+"""Convolution over a kernel map: the operators, their fake kernels and their gradients.
 
     out[o] = activation(sum over taps t and pairs (i, o) of t: features[i] @ weight[t]
                         + bias + residual[o])
 
 Sums are taken tap by tap in a fixed order, so that results repeat bit for bit, whatever the number
 of threads. float16 and bfloat16 are added up in float32.
+
+A layer of a small scene costs as much on the host as on the device. A call therefore does nothing
+twice: what operators read of a map is looked up by the sizes of the layer, arguments are examined
+only after they were refused, and one autograd node casts, convolves and calls one operator for both
+gradients. Operators carry their gradients themselves as well, for ``torch.compile`` and ``export``,
+which do not look into such a node.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import library
-from ..library import call, ctx_ops, declare, ops
+from ..library import call, call_in, declare
 from . import tuning
+from .conv_checks import ACTIVATIONS, Activation, check_convolution
 from .kernel_map import KernelMap, MapOperands
 
-Activation = Literal["none", "relu", "leaky_relu", "silu", "gelu", "sigmoid"]
-
-_ACTIVATIONS: tuple[str, ...] = get_args(Activation)
-_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_N_FORMS = 6  # of a map, among the operator's arguments
+_FUNCTIONS = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu, "sigmoid": torch.sigmoid}
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)  # what autocast casts
+_CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
+_N_FORMS = len(MapOperands._fields)
+_NO_MAP = (None,) * _N_FORMS
 
 
 def sparse_convolution(
@@ -39,11 +46,13 @@ def sparse_convolution(
 ) -> Tensor:
     """Convolves the features of active voxels.
 
-    Under autocast the tensors are cast as those of torch's own convolutions.
+    Under autocast the tensors are cast as those of torch's own convolutions; the gradient of a
+    float32 weight is then float32 as it is added up, without a rounding in between.
 
     Args:
         features: [n_in, C_in], float32, float64, float16 or bfloat16.
-        weight: [K, C_in / groups, C_out]; its second extent says how many groups there are.
+        weight: [K, C_in / groups, C_out], or with the K taps as several axes; its last extent but
+            one says how many groups there are.
         kernel_map: A map of n_in input rows, n_out output rows and K taps.
         bias: [C_out].
         residual: [n_out, C_out], added before the activation.
@@ -51,7 +60,7 @@ def sparse_convolution(
         slope: Of leaky_relu below zero.
 
     Returns:
-        [n_out, C_out]; differentiable in features, weight, bias and residual.
+        [n_out, C_out]; differentiable in features, weight, bias and residual, any number of times.
 
     Raises:
         TypeError: A dtype is another.
@@ -67,49 +76,189 @@ def sparse_convolution(
         >>> sparse_convolution(x, w, line).tolist()
         [[3.0], [7.0], [6.0]]
     """
+    try:
+        if features.shape[0] != kernel_map.n_in:
+            raise _Unfit
+        run = _pointwise if kernel_map.is_identity else _along_map
+        return run(features, weight, kernel_map, bias, residual, activation, slope)
+    except Exception as error:
+        refused = error
     features, weight, bias, residual = _autocast(features, weight, bias, residual)
-    _check(features, weight, kernel_map, bias, residual, activation)
-    if kernel_map.is_identity:
-        out = _matmul(features, weight[0], bias)
-        out = out if residual is None else out + residual
-        return _activate(out, activation, slope)
-    needs_gradient = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (features, weight, bias, residual)
-    )
+    check_convolution(features, weight, kernel_map, bias, residual, activation)
+    raise refused
+
+
+class _Unfit(ValueError):
+    """What torch or an operator would have let pass; `check_convolution` says what it is."""
+
+
+def _along_map(
+    features: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
+    slope: float,
+) -> Tensor:
+    device = features.device.type
+    dtype = None
+    if torch.is_autocast_enabled(device) and features.dtype in _NARROW:
+        dtype = torch.get_autocast_dtype(device)
+        features = features.to(dtype)
+        residual = residual if residual is None else residual.to(dtype)
+    if not torch.is_grad_enabled():
+        needs = needs_features = needs_weight = False
+    else:
+        needs_features, needs_weight = features.requires_grad, weight.requires_grad
+        needs = needs_features or needs_weight or _any_needs_gradient(bias, residual)
     # The gradient of these needs what came before them.
-    apart = needs_gradient and not _has_gradient_from_output(activation, slope)
-    channels_in, own, channels_out = features.shape[1], *weight.shape[1:]
-    sizes = (channels_in, own, channels_out)
-    turned = (channels_out, channels_out * own // channels_in, channels_in)
-    forms = _forms(features, sizes, kernel_map, needs_gradient and weight.requires_grad)
-    needs_reverse = needs_gradient and features.requires_grad and not kernel_map.symmetric
-    out = call(
-        "sparse_conv",
-        features,
-        weight,
-        bias,
-        residual,
-        0 if apart else _ACTIVATIONS.index(activation),
-        slope,
-        torch.backends.cuda.matmul.allow_tf32,
-        kernel_map.n_out,
-        *forms,
-        *(_forms(features, turned, kernel_map.reverse, False) if needs_reverse else forms),
-        kernel_map.symmetric,
-    )
+    apart = needs and activation != "none" and not _has_gradient_from_output(activation, slope)
+    code = 0 if apart else _CODES[activation]
+    tf32 = torch._C._get_cublas_allow_tf32()
+    rest = _map_arguments(features, weight, kernel_map, needs_features, needs_weight, tf32)
+    if needs and not library.is_traced():
+        settings = _Settings(
+            library.active_namespace(), dtype, kernel_map.n_taps, code, slope, tf32, rest
+        )
+        out = _Convolution.apply(features, weight, bias, residual, settings)
+    else:
+        weight, bias = _as_operand(weight, kernel_map.n_taps, dtype), _cast(bias, dtype)
+        out = call("sparse_conv", features, weight, bias, residual, code, slope, tf32, *rest)
     return _activate(out, activation, slope) if apart else out
 
 
+class _Settings(NamedTuple):
+    """What a layer's node is told beside its tensors."""
+
+    namespace: str
+    dtype: torch.dtype | None  # what autocast casts to
+    n_taps: int
+    code: int  # of the activation
+    slope: float
+    tf32: bool
+    rest: tuple[Any, ...]  # the operator's arguments from n_out on
+
+
+class _Convolution(torch.autograd.Function):
+    """One node for a layer: the weight's cast is part of it, and its gradient never rounded."""
+
+    @staticmethod
+    def forward(  # pyright: ignore
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        settings: _Settings,
+    ) -> Tensor:
+        namespace, dtype, n_taps, code, slope, tf32, rest = settings
+        operand = _as_operand(weight, n_taps, dtype)
+        inputs = (features, operand, _cast(bias, dtype), residual, code, slope, tf32, *rest)
+        out = call_in(namespace, "sparse_conv", *inputs)
+        needs_features, needs_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(
+            features if needs_weight else None,
+            weight if needs_features else None,
+            out if code else None,
+        )
+        # A weight that was cast is no input: among the saved, it would seem to come from nowhere.
+        ctx.operand = operand if needs_features else None
+        groups = features.shape[1] // operand.shape[1]
+        bias_dtype = None if bias is None else bias.dtype
+        ctx.kept = settings, features.shape[0], groups, weight.shape, weight.dtype, bias_dtype
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        features, weight, out = ctx.saved_tensors
+        needs_features, needs_weight, needs_bias, needs_residual, _ = ctx.needs_input_grad
+        settings, n_in, groups, shape, dtype, bias_dtype = ctx.kept
+        if settings.code:
+            g = _before_activation(g, out, settings.code, settings.slope)
+        operand = ctx.operand
+        if needs_features and torch.is_grad_enabled():
+            operand = _as_operand(weight, settings.n_taps, settings.dtype)
+        g_features = g_weight = None
+        if needs_features or needs_weight:
+            g_features, g_weight = call_in(
+                *(settings.namespace, "sparse_conv_backward", g, features, operand),
+                *(n_in, groups, _is_wide(dtype, g.dtype), settings.tf32, *settings.rest[1:]),
+            )
+        return (
+            g_features if needs_features else None,
+            g_weight.view(shape) if needs_weight and g_weight is not None else None,
+            g.sum(0, dtype=bias_dtype) if needs_bias else None,
+            g if needs_residual else None,
+            None,
+        )
+
+
+def _is_wide(dtype: torch.dtype, features: torch.dtype) -> bool:
+    """Whether sums over features are added up in the dtype, and features are narrower."""
+    return dtype == torch.float32 and features in (torch.float16, torch.bfloat16)
+
+
+def _as_operand(weight: Tensor, n_taps: int, dtype: torch.dtype | None) -> Tensor:
+    if weight.dim() != 3:
+        weight = weight.reshape(n_taps, *weight.shape[-2:])
+    return _cast(weight, dtype)
+
+
+def _cast(tensor: Any, dtype: torch.dtype | None) -> Any:
+    if tensor is None or dtype is None or tensor.dtype not in _NARROW:
+        return tensor
+    return tensor.to(dtype)
+
+
+def _any_needs_gradient(*tensors: Tensor | None) -> bool:
+    return any(t is not None and t.requires_grad for t in tensors)
+
+
+def _map_arguments(
+    features: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    needs_features: bool,
+    needs_weight: bool,
+    tf32: bool,
+) -> tuple[Any, ...]:
+    """What the operator is told of a map, from n_out on; kept by the map for each kind of layer."""
+    channels_in, (own, channels_out) = features.shape[1], weight.shape[-2:]
+    by_pairs = not features.is_cuda and library.active_namespace() == library.NAMESPACE
+    sizes = channels_in, own, channels_out
+    needs_reverse = needs_features and not kernel_map.symmetric
+    key = features.dtype, tf32, sizes, by_pairs, needs_reverse, needs_weight, tuning.revision()
+    found = kernel_map.arguments.get(key)
+    if found is None:
+        turned = channels_out, channels_out * own // channels_in, channels_in
+        found = kernel_map.arguments[key] = (
+            kernel_map.n_out,
+            *_forms(features, sizes, kernel_map, by_pairs, needs_weight),
+            *(
+                _forms(features, turned, kernel_map.reverse, by_pairs, False)
+                if needs_reverse
+                else _NO_MAP
+            ),
+            kernel_map.symmetric,
+        )
+    return found
+
+
 def _forms(
-    features: Tensor, sizes: tuple[int, int, int], kernel_map: KernelMap, needs_weight: bool
+    features: Tensor,
+    sizes: tuple[int, int, int],
+    kernel_map: KernelMap,
+    by_pairs: bool,
+    needs_weight: bool,
 ) -> MapOperands:
     """What the backend reads of a map: the CPU the pairs, a GPU what its schedule says.
 
     The sizes are the channels of the input, of a group of them, and of the output.
     """
-    channels_in, own, channels_out = sizes
-    if not features.is_cuda and ops() is getattr(torch.ops, library.NAMESPACE):
+    if by_pairs:
         return kernel_map.operands("pairs")
+    channels_in, own, channels_out = sizes
     if own != channels_in:
         return kernel_map.operands("table")
     chosen = tuning.schedule(
@@ -119,24 +268,49 @@ def _forms(
     return kernel_map.gpu_operands(*chosen, with_pairs=needs_weight)
 
 
-def _autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
-    device = next(t for t in tensors if t is not None).device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    narrow = (torch.float32, torch.float16, torch.bfloat16)
-    return tuple(t.to(dtype) if t is not None and t.dtype in narrow else t for t in tensors)
+def _pointwise(
+    features: Tensor,
+    weight: Tensor,
+    kernel_map: KernelMap,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str,
+    slope: float,
+) -> Tensor:
+    """A matrix product, which autocast knows."""
+    own, channels_out = weight.shape[-2:]
+    if (
+        not features.is_floating_point()
+        or (bias is not None and bias.shape != (channels_out,))
+        or (residual is not None and residual.shape != (kernel_map.n_out, channels_out))
+    ):
+        raise _Unfit
+    matrix = weight.reshape(own, channels_out)
+    if own != features.shape[1]:
+        out = _grouped_product(features, matrix, bias)
+    elif bias is None:
+        out = features.mm(matrix)
+    else:
+        out = torch.addmm(bias, features, matrix)
+    if residual is not None:
+        out = out + residual.to(out.dtype)
+    return _activate(out, activation, slope)
 
 
-def _matmul(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _grouped_product(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     own, channels_out = weight.shape
-    if own == features.shape[1]:
-        return features @ weight if bias is None else torch.addmm(bias, features, weight)
     groups = features.shape[1] // own
     parts = features.unflatten(1, (groups, own)).transpose(0, 1)
     out = parts @ weight.unflatten(1, (groups, channels_out // groups)).transpose(0, 1)
     out = out.transpose(0, 1).flatten(1)
-    return out if bias is None else out + bias
+    return out if bias is None else out + bias.to(out.dtype)
+
+
+def _autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
+    device = next(t for t in tensors if t is not None).device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(_cast(t, torch.get_autocast_dtype(device)) for t in tensors)
 
 
 def _activate(x: Tensor, activation: str, slope: float) -> Tensor:
@@ -144,141 +318,17 @@ def _activate(x: Tensor, activation: str, slope: float) -> Tensor:
         return x
     if activation == "leaky_relu":
         return F.leaky_relu(x, slope)
-    return {"relu": F.relu, "silu": F.silu, "gelu": F.gelu, "sigmoid": torch.sigmoid}[activation](x)
+    return _FUNCTIONS[activation](x)
 
 
 def _has_gradient_from_output(activation: str, slope: float) -> bool:
     if activation == "leaky_relu":
         return slope >= 0
-    return activation in ("none", "relu", "sigmoid")
+    return activation in ("relu", "sigmoid")
 
 
-def _check(
-    features: Tensor,
-    weight: Tensor,
-    kernel_map: KernelMap,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: str,
-) -> None:
-    name = "sparse_convolution"
-    if not isinstance(kernel_map, KernelMap):
-        raise TypeError(
-            f"{name}: kernel_map: expected a KernelMap, got {type(kernel_map).__name__}"
-        )
-    if features.dtype not in _FLOATS:
-        raise TypeError(
-            f"{name}: features: expected float32, float64, float16 or bfloat16, "
-            f"got {_text(features.dtype)}"
-        )
-    if features.dim() != 2 or features.shape[0] != kernel_map.n_in:
-        raise ValueError(
-            f"{name}: features: expected shape [{kernel_map.n_in}, C_in], the inputs of "
-            f"kernel_map, got {list(features.shape)}"
-        )
-    if features.device != kernel_map.device:
-        raise ValueError(
-            f"{name}: kernel_map: expected the device of features, {features.device}, "
-            f"got {kernel_map.device}"
-        )
-    channels_in = features.shape[1]
-    if weight.dim() != 3 or weight.shape[0] != kernel_map.n_taps:
-        raise ValueError(
-            f"{name}: weight: expected shape [{kernel_map.n_taps}, C_in / groups, C_out], "
-            f"got {list(weight.shape)}"
-        )
-    own, channels_out = weight.shape[1:]
-    groups = channels_in // own if own > 0 else 1
-    if own == 0 or groups == 0 or groups * own != channels_in or channels_out % groups != 0:
-        raise ValueError(
-            f"{name}: weight: expected shape [K, C_in / groups, C_out] for C_in = {channels_in} "
-            f"and groups that divide C_out, got {list(weight.shape)}"
-        )
-    _check_like(name, "weight", weight, features, weight.shape)
-    if bias is not None:
-        _check_like(name, "bias", bias, features, (channels_out,))
-    if residual is not None:
-        _check_like(name, "residual", residual, features, (kernel_map.n_out, channels_out))
-    if activation not in _ACTIVATIONS:
-        raise ValueError(
-            f"{name}: activation: expected one of {', '.join(_ACTIVATIONS)}, got {activation!r}"
-        )
-
-
-def _check_like(
-    name: str, argument: str, tensor: Tensor, features: Tensor, shape: tuple[int, ...]
-) -> None:
-    if tensor.dtype != features.dtype:
-        raise TypeError(
-            f"{name}: {argument}: expected {_text(features.dtype)}, the dtype of features, "
-            f"got {_text(tensor.dtype)}"
-        )
-    if tensor.shape != shape:
-        raise ValueError(
-            f"{name}: {argument}: expected shape {list(shape)}, got {list(tensor.shape)}"
-        )
-    if tensor.device != features.device:
-        raise ValueError(
-            f"{name}: {argument}: expected the device of features, {features.device}, "
-            f"got {tensor.device}"
-        )
-
-
-def _text(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _fake(features: Tensor, weight: Tensor, bias: Any, residual: Any, *rest: Any) -> Tensor:
-    n_out = rest[3]
-    return features.new_empty(n_out, weight.shape[2])
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, weight, _, _, activation, ctx.slope, ctx.allow_tf32, _, *rest = inputs
-    *forms, ctx.symmetric = rest
-    ctx.activation = _ACTIVATIONS[activation]
-    ctx.n_in, ctx.channels_in = features.shape
-    ctx.groups = ctx.channels_in // weight.shape[1]
-    needs_features, needs_weight = ctx.needs_input_grad[:2]
-    ctx.save_for_backward(
-        features if needs_weight else None,
-        weight if needs_features else None,
-        output if activation else None,
-        *forms,
-    )
-
-
-def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    features, weight, out, *forms = ctx.saved_tensors
-    needs_features, needs_weight, needs_bias, needs_residual = ctx.needs_input_grad[:4]
-    forward, reverse = forms[:_N_FORMS], forms[_N_FORMS:]
-    g = _before_activation(g, out, ctx.activation, ctx.slope)
-    g_features = g_weight = None
-    if needs_features:
-        turned = _turned(weight, ctx.groups, ctx.symmetric)
-        g_features = ctx_ops(ctx).sparse_conv(
-            g,
-            turned,
-            None,
-            None,
-            0,
-            0.0,
-            ctx.allow_tf32,
-            ctx.n_in,
-            *reverse,
-            *reverse,
-            ctx.symmetric,
-        )
-    if needs_weight:
-        g_weight = ctx_ops(ctx).sparse_conv_weight_gradient(
-            features, g, ctx.groups, ctx.allow_tf32, *forward[:4]
-        )
-    g_bias = g.sum(0) if needs_bias else None
-    constants = (None,) * (4 + 2 * _N_FORMS + 1)
-    return g_features, g_weight, g_bias, g if needs_residual else None, *constants
-
-
-def _before_activation(g: Tensor, out: Tensor, activation: str, slope: float) -> Tensor:
+def _before_activation(g: Tensor, out: Tensor, code: int, slope: float) -> Tensor:
+    activation = ACTIVATIONS[code]
     if activation == "none":
         return g
     if activation == "relu":
@@ -290,19 +340,97 @@ def _before_activation(g: Tensor, out: Tensor, activation: str, slope: float) ->
     raise NotImplementedError(f"sparse_conv: {activation} has no gradient from its output alone")
 
 
-def _turned(weight: Tensor, groups: int, symmetric: bool) -> Tensor:
-    """The weight of the reverse convolution: transposed in each group; in a symmetric map, whose
-    reverse lists are its own, from the last tap to the first."""
-    parts = weight.unflatten(2, (groups, weight.shape[2] // groups)).permute(0, 3, 2, 1).flatten(2)
-    return parts.flip(0) if symmetric else parts
+def _fake(features: Tensor, weight: Tensor, bias: Any, residual: Any, *rest: Any) -> Tensor:
+    n_out = rest[3]
+    return features.new_empty(n_out, weight.shape[2])
 
 
-def _weight_gradient_fake(
-    features: Tensor, gradient: Tensor, groups: int, allow_tf32: bool, *forms: Any
-) -> Tensor:
-    n_taps = forms[2].shape[0] - 1 if forms[2].shape[0] > 0 else forms[3].shape[0]
-    return features.new_empty(n_taps, features.shape[1] // groups, gradient.shape[1])
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, weight, _, _, ctx.code, ctx.slope, ctx.allow_tf32, _, *forms, ctx.symmetric = inputs
+    ctx.n_in, ctx.groups = features.shape[0], features.shape[1] // weight.shape[1]
+    needs_features, needs_weight = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(
+        features if needs_weight else None,
+        weight if needs_features else None,
+        output if ctx.code else None,
+        *forms,
+    )
 
 
-declare("sparse_conv", _fake, _setup, _backward)
-declare("sparse_conv_weight_gradient", _weight_gradient_fake)
+def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    features, weight, out, *forms = ctx.saved_tensors
+    needs_features, needs_weight, needs_bias, needs_residual = ctx.needs_input_grad[:4]
+    g = _before_activation(g, out, ctx.code, ctx.slope)
+    g_features = g_weight = None
+    if needs_features or needs_weight:
+        g_features, g_weight = library.ctx_ops(ctx).sparse_conv_backward(
+            g, features, weight, ctx.n_in, ctx.groups, False, ctx.allow_tf32, *forms, ctx.symmetric
+        )
+    return (
+        g_features if needs_features else None,
+        g_weight if needs_weight else None,
+        g.sum(0) if needs_bias else None,
+        g if needs_residual else None,
+        *(None,) * (5 + 2 * _N_FORMS),
+    )
+
+
+def _gradients_fake(
+    gradient: Tensor,
+    features: Tensor | None,
+    weight: Tensor | None,
+    n_in: int,
+    groups: int,
+    wide_weight: bool,
+    allow_tf32: bool,
+    *forms: Any,
+) -> tuple[Tensor, Tensor]:
+    g_features, g_weight = gradient.new_empty(0), gradient.new_empty(0)
+    if weight is not None:
+        g_features = gradient.new_empty(n_in, weight.shape[1] * groups)
+    if features is not None:
+        starts, table = forms[2:4]
+        n_taps = starts.shape[0] - 1 if starts.shape[0] > 0 else table.shape[0]
+        wide = wide_weight and gradient.dtype != torch.float64
+        g_weight = gradient.new_empty(
+            *(n_taps, features.shape[1] // groups, gradient.shape[1]),
+            dtype=torch.float32 if wide else gradient.dtype,
+        )
+    return g_features, g_weight
+
+
+def _gradients_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    gradient, features, weight, ctx.n_in, ctx.groups, _, ctx.allow_tf32, *forms = inputs
+    *forms, ctx.symmetric = forms
+    ctx.save_for_backward(gradient, features, weight, *forms)
+
+
+def _gradients_backward(ctx: Any, c_features: Tensor, c_weight: Tensor) -> tuple[Any, ...]:
+    """Both results are linear in the gradient and in the other factor: what was a convolution
+    along the map backwards is one forwards here, and the factors change places."""
+    gradient, features, weight, *forms = ctx.saved_tensors
+    ops, rest = library.ctx_ops(ctx), (ctx.allow_tf32, gradient.shape[0], *forms, ctx.symmetric)
+    needs_gradient, needs_features, needs_weight = ctx.needs_input_grad[:3]
+    c_weight = c_weight.to(gradient.dtype)
+    g = g_features = g_weight = None
+    if needs_gradient and weight is not None:
+        g = ops.sparse_conv(c_features, weight, None, None, 0, 0.0, *rest)
+    if needs_gradient and features is not None:
+        g = ops.sparse_conv(features, c_weight, None, g, 0, 0.0, *rest)
+    if needs_features or needs_weight:
+        g_features, g_weight = ops.sparse_conv_backward(
+            gradient,
+            c_features if needs_weight else None,
+            c_weight if needs_features else None,
+            *(ctx.n_in, ctx.groups, False, ctx.allow_tf32, *forms, ctx.symmetric),
+        )
+    return (
+        g,
+        g_features if needs_features else None,
+        g_weight if needs_weight else None,
+        *(None,) * (5 + 2 * _N_FORMS),
+    )
+
+
+declare("sparse_conv", _fake, _setup, _backward, twice=True)
+declare("sparse_conv_backward", _gradients_fake, _gradients_setup, _gradients_backward, twice=True)

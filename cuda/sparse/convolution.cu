@@ -5,11 +5,14 @@
 #include "core/device_guard.h"
 #include "core/portable.h"
 #include "core/registration.h"
-#include "sparse/convolution_entry.h"
+#include "sparse/convolution_backward.h"
 #include "sparse/convolution_launch.h"
 
 namespace fl::sparse {
 namespace {
+
+// Room for Progress behind partial sums, whichever their dtype.
+constexpr int64_t kProgressValues = sizeof(Progress) / sizeof(float);
 
 template <typename T>
 GemmArgs<T> make_args(const ConvolutionInput& in, const Tensor& out) {
@@ -88,16 +91,15 @@ struct CudaConvolution {
   template <typename T>
   static void implicit(GemmArgs<T> a, const ConvolutionInput& in, Stream stream) {
     read_plan(a, in);
-    const GemmLauncher<T> launcher(a, in.allow_tf32, stream);
     std::optional<Tensor> partial;
     if (a.splits > 1) {
-      partial =
-          new_empty(in.features, {a.splits - 1, in.n_out, in.channels_out}, sum_dtype(in.features));
+      const int64_t sums = (a.splits - 1) * in.n_out * in.channels_out;
+      partial = new_empty(in.features, {sums + kProgressValues}, sum_dtype(in.features));
       a.partial = output<Sum<T>>(*partial);
-      launcher.launch(a, in.n_out, a.splits - 1);
+      a.progress = reinterpret_cast<Progress*>(a.partial + sums);
+      zero_async(a.progress, sizeof(Progress), stream);
     }
-    a.finishes = true;
-    launcher.launch(a, in.n_out, 1);
+    GemmLauncher<T>(a, in.allow_tf32, stream).launch(a);
   }
 
   template <typename T>
@@ -110,7 +112,7 @@ struct CudaConvolution {
     a.starts = input<int64_t>(in.map.starts);
     a.n_pairs = n_pairs;
     a.split_taps = 1;
-    if (n_pairs > 0) GemmLauncher<T>(a, in.allow_tf32, stream).launch_pairs(a, n_pairs);
+    if (n_pairs > 0) GemmLauncher<T>(a, in.allow_tf32, stream).launch(a);
     dispatch_width<T>(in.channels_out, is_aligned(a.epilogue), [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
       const RowShape shape(in.channels_out, kWidth);
@@ -120,6 +122,10 @@ struct CudaConvolution {
 };
 
 }  // namespace
+
+void convolve_on_gpu(const ConvolutionInput& in, const Tensor& out) {
+  CudaConvolution::forward(in, out);
+}
 
 bool has_tensor_cores() {
 #if defined(__CUDACC__)

@@ -14,13 +14,16 @@
 
 #include "core/parallel.h"
 #include "core/registration.h"
-#include "sparse/convolution_entry.h"
+#include "sparse/convolution_backward_entry.h"
 #include "sparse/convolution_simd.h"
 
 namespace fl::sparse {
 namespace {
 
-constexpr int64_t kBlockBytes = 256 << 10;  // of a block's sums
+// The sums of a block of narrow rows stay in the L2 cache. With wide rows that is too few of them:
+// each block reads all weights, which then matter more than sums that come from the L3 cache.
+constexpr int64_t kBlockBytes = 256 << 10;
+constexpr int64_t kBlockRows = 1024;
 constexpr int64_t kLeastRows = 32;
 constexpr int64_t kBlocksPerThread = 8;
 constexpr int64_t kConvertGrain = 1 << 15;
@@ -133,8 +136,8 @@ class BlockedPairs {
 };
 
 // Chosen once, as the instruction set is.
-ConvolvePairs* pairs_kernel() {
-  static ConvolvePairs* const chosen = FL_ISA_SELECT(pair_convolution)();
+const PairConvolution& pair_kernel() {
+  static const PairConvolution chosen = FL_ISA_SELECT(pair_convolution)();
   return chosen;
 }
 
@@ -148,7 +151,7 @@ class Convolution {
   Convolution(const ConvolutionInput& in, const Tensor& out)
       : in_(in),
         out_(output<T>(out)),
-        channels_{in.groups, in.weight.size(1) / (kPairs ? 2 : 1), in.channels_out / in.groups},
+        channels_(channels_of(in)),
         block_rows_(rows_of_a_block()),
         pairs_(in.map, in.n_in, in.n_out, block_rows_, "sparse_conv"),
         features_(in.features),
@@ -174,8 +177,19 @@ class Convolution {
   }
 
  private:
+  static Channels channels_of(const ConvolutionInput& in) {
+    Channels channels{in.groups, in.weight.size(1), in.channels_out / in.groups};
+    if constexpr (kPairs) {
+      const int64_t step = pair_kernel().depth_step;
+      channels.in /= 2;
+      channels.depth = (channels.in + step - 1) / step * step;
+    }
+    return channels;
+  }
+
   int64_t rows_of_a_block() const {
-    const int64_t most = kBlockBytes / (channels_.row<A>() * static_cast<int64_t>(sizeof(A)));
+    const int64_t row_bytes = channels_.row<A>() * static_cast<int64_t>(sizeof(A));
+    const int64_t most = std::max(kBlockBytes / row_bytes, kBlockRows);
     const int64_t shared = in_.n_out / (thread_count() > 1 ? thread_count() * kBlocksPerThread : 1);
     return std::max(kLeastRows, std::min(most, shared));
   }
@@ -192,14 +206,14 @@ class Convolution {
 
   void pack(const T* weight, E* packed) const {
     if constexpr (kPairs)
-      FL_ISA_SELECT(pack_weight_pairs)(weight, channels_, packed);
+      pair_kernel().pack(weight, channels_, packed);
     else
       FL_ISA_SELECT(pack_weight<T>)(weight, channels_, packed);
   }
 
   static void convolve(const BlockArgs<A, E>& block) {
     if constexpr (kPairs)
-      pairs_kernel()(block);
+      pair_kernel().convolve(block);
     else
       FL_ISA_SELECT(convolve_block<A>)(block);
   }
@@ -257,16 +271,16 @@ std::vector<Piece> pieces_of(const BlockedPairs& pairs) {
   return pieces;
 }
 
-template <typename T>
+// Out is T, or wider.
+template <typename T, typename Out>
 class WeightGradient {
   using A = Sum<T>;
 
  public:
   WeightGradient(const WeightGradientInput& in, const Tensor& out)
-      : out_(output<T>(out)),
+      : out_(output<Out>(out)),
         channels_{in.groups, in.channels_in / in.groups, in.channels_out / in.groups},
-        pairs_(in.map, in.n_in, in.n_out, std::max<int64_t>(in.n_out, 1),
-               "sparse_conv_weight_gradient"),
+        pairs_(in.map, in.n_in, in.n_out, std::max<int64_t>(in.n_out, 1), "sparse_conv_backward"),
         pieces_(pieces_of(pairs_)),
         features_(in.features),
         gradient_(in.gradient),
@@ -298,14 +312,14 @@ class WeightGradient {
       for (int64_t i = 0; i < size; ++i) sums[i] += more[i];
     }
     const int64_t width = channels_.depthwise() ? 1 : padded<A>(channels_.out);
-    T* out = out_ + tap * channels_.in * channels_.all_out();
+    Out* out = out_ + tap * channels_.in * channels_.all_out();
     for (int64_t k = 0; k < channels_.in; ++k)
       for (int64_t g = 0; g < channels_.groups; ++g)
         for (int64_t c = 0; c < channels_.out; ++c)
           narrow(sums[k * channels_.row<A>() + g * width + c], *out++);
   }
 
-  T* out_;
+  Out* out_;
   Channels channels_;
   BlockedPairs pairs_;
   std::vector<Piece> pieces_;
@@ -316,13 +330,37 @@ class WeightGradient {
 struct CpuConvolution {
   static void forward(const ConvolutionInput& in, const Tensor& out) {
     const bool in_pairs = in.features.scalar_type() == ScalarType::BFloat16 &&
-                          in.weight.size(1) % 2 == 0 && pairs_kernel() != nullptr;
+                          in.weight.size(1) % 2 == 0 && pair_kernel().convolve != nullptr;
     if (in_pairs) return Convolution<BFloat16, BFloat16Pair>(in, out).run();
     dispatch_element(in.features, [&](auto t) { Convolution<decltype(t)>(in, out).run(); });
   }
 
   static void weight_gradient(const WeightGradientInput& in, const Tensor& out) {
-    dispatch_element(in.features, [&](auto t) { WeightGradient<decltype(t)>(in, out).run(); });
+    dispatch_element(in.features, [&](auto t) {
+      using T = decltype(t);
+      if (out.scalar_type() == sum_dtype(in.features))
+        WeightGradient<T, Sum<T>>(in, out).run();
+      else
+        WeightGradient<T, T>(in, out).run();
+    });
+  }
+
+  static void turn(const WeightTurn& turn, const Tensor& weight, const Tensor& out) {
+    dispatch_element(weight, [&](auto t) {
+      using T = decltype(t);
+      parallel_for(0, turn.matrices(), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t m = begin; m < end; ++m)
+          transpose(turn, input<T>(weight) + turn.source(m), output<T>(out) + turn.target(m));
+      });
+    });
+  }
+
+ private:
+  template <typename T>
+  static void transpose(const WeightTurn& turn, const T* from, T* to) {
+    for (int64_t k = 0; k < turn.own_in; ++k)
+      for (int64_t c = 0; c < turn.own_out; ++c)
+        to[c * turn.target_stride() + k] = from[k * turn.source_stride() + c];
   }
 };
 
@@ -330,7 +368,7 @@ struct CpuConvolution {
 
 FL_LIBRARY_IMPL_CPU(m) {
   m.impl("sparse_conv", TORCH_BOX(&sparse_conv<CpuConvolution>));
-  m.impl("sparse_conv_weight_gradient", TORCH_BOX(&sparse_conv_weight_gradient<CpuConvolution>));
+  m.impl("sparse_conv_backward", TORCH_BOX(&sparse_conv_backward<CpuConvolution>));
 }
 
 }  // namespace fl::sparse

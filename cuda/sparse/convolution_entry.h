@@ -109,61 +109,24 @@ struct ConvolutionInput {
   }
 };
 
-// The reverse map is there for the gradient of features, which conv_ops.py asks for.
+template <typename Backend>
+Tensor convolve(const ConvolutionInput& in) {
+  const Tensor out = new_empty(in.features, {in.n_out, in.channels_out});
+  if (out.numel() > 0) Backend::forward(in, out);
+  return out;
+}
+
+// conv_ops.py hands the reverse map to the gradient.
 template <typename Backend>
 Tensor sparse_conv(Tensor features, Tensor weight, std::optional<Tensor> bias,
                    std::optional<Tensor> residual, int64_t activation, double slope,
                    bool allow_tf32, int64_t n_out, Tensor in_rows, Tensor out_rows, Tensor starts,
-                   Tensor table, Tensor order, Tensor tile_masks, Tensor, Tensor, Tensor, Tensor,
-                   Tensor, Tensor, bool) {
-  const ConvolutionInput in(features, weight, bias, residual, activation, slope, allow_tf32, n_out,
+                   Tensor table, Tensor order, Tensor tile_masks, std::optional<Tensor>,
+                   std::optional<Tensor>, std::optional<Tensor>, std::optional<Tensor>,
+                   std::optional<Tensor>, std::optional<Tensor>, bool) {
+  return convolve<Backend>({features, weight, bias, residual, activation, slope, allow_tf32, n_out,
                             MapInput(in_rows, out_rows, starts, table, features, "sparse_conv"),
-                            order, tile_masks);
-  Tensor out = new_empty(in.features, {n_out, in.channels_out});
-  if (n_out > 0 && in.channels_out > 0) Backend::forward(in, out);
-  return out;
-}
-
-struct WeightGradientInput {
-  Tensor features, gradient;
-  MapInput map;
-  int64_t n_in, n_out, channels_in, channels_out, groups;
-  bool allow_tf32;
-
-  WeightGradientInput(Tensor features_in, Tensor gradient_in, int64_t groups_in, bool allow_tf32_in,
-                      const MapInput& map_in)
-      : features(features_in),
-        gradient(gradient_in),
-        map(map_in),
-        groups(groups_in),
-        allow_tf32(allow_tf32_in) {
-    const char* op = "sparse_conv_weight_gradient";
-    check_element(features, op, "features");
-    check_shape(features, {-1, -1}, op, "features");
-    check_shape(gradient, {-1, -1}, op, "gradient");
-    check_dtype(gradient, features.scalar_type(), op, "gradient");
-    check_same_device(gradient, features, op, "gradient");
-    n_in = features.size(0), n_out = gradient.size(0);
-    channels_in = features.size(1), channels_out = gradient.size(1);
-    check_row_count(n_in, op, "features");
-    check_row_count(n_out, op, "gradient");
-    STD_TORCH_CHECK(groups > 0 && channels_in % groups == 0 && channels_out % groups == 0, op,
-                    ": groups: expected a divisor of ", channels_in, " and ", channels_out,
-                    " channels, got ", groups);
-    dense_all(features, gradient);
-  }
-};
-
-template <typename Backend>
-Tensor sparse_conv_weight_gradient(Tensor features, Tensor gradient, int64_t groups,
-                                   bool allow_tf32, Tensor in_rows, Tensor out_rows, Tensor starts,
-                                   Tensor table) {
-  const WeightGradientInput in(
-      features, gradient, groups, allow_tf32,
-      MapInput(in_rows, out_rows, starts, table, features, "sparse_conv_weight_gradient"));
-  Tensor out = new_empty(in.features, {in.map.n_taps, in.channels_in / groups, in.channels_out});
-  if (out.numel() > 0) Backend::weight_gradient(in, out);
-  return out;
+                            order, tile_masks});
 }
 
 }  // namespace fl::sparse

@@ -4,11 +4,12 @@
 // works on, and what becomes of its sums.
 //
 //   implicit   a block owns a tile of output rows in the order of one split (convolution_plan.h)
-//              and loops over the taps that the tile has. All splits but the last to run leave
-//              partial sums, in one launch; the last one, the middle split, which in a submanifold
-//              map every row has, adds them to its own and finishes the rows. A row without taps in
-//              a split leaves nothing there, and on surfaces most rows are such: partial sums are a
-//              fraction of what a buffer for all taps would move, and nothing is added atomically.
+//              and loops over the taps that the tile has. All splits but one leave partial sums;
+//              the last to start, the middle split, which in a submanifold map every row has, waits
+//              for them, adds them to its own in a fixed order and finishes the rows. A row without
+//              taps in a split leaves nothing there, and on surfaces most rows are such: partial
+//              sums are a fraction of what a buffer for all taps would move, and nothing is added
+//              atomically. All splits share one launch, so that no card idles between them.
 //   grouped    a block owns a tile of one tap's pairs and leaves a partial sum for each pair;
 //              another launch adds up every output row's pairs, tap by tap. For few rows: the tiles
 //              of all taps run side by side.
@@ -33,6 +34,11 @@ struct Epilogue {
   int channels;
 };
 
+// Of the blocks of a launch in which some wait for others; zeros before it.
+struct Progress {
+  int started, left_partial_sums;
+};
+
 template <typename T>
 struct GemmArgs {
   const T* features;
@@ -46,7 +52,7 @@ struct GemmArgs {
   const int32_t* order;
   const int32_t* tile_masks;
   int splits, split_taps, tile_rows;
-  bool finishes;
+  Progress* progress;  // null: no block waits for others
   // Grouped.
   const int32_t* in_rows;
   const int64_t* starts;  // null: implicit
@@ -66,8 +72,40 @@ struct Tile {
   unsigned taps;  // those that some row has, bit 0 the first
   int count;      // rows
   int64_t place;  // of its first row
+  bool finishes;  // else it leaves partial sums
   Sum<T>* partial;
 };
+
+// A block's part of the work. The n-th block to start takes the n-th part, whichever it is: those
+// that a block waits for have started before it, or they might never find room to run.
+template <typename T>
+FL_D int draw_part(const GemmArgs<T>& a) {
+  if (a.progress == nullptr) return static_cast<int>(blockIdx.x);
+  FL_SHARED(int, drawn, 1);
+  if (threadIdx.x == 0) drawn[0] = atomicAdd(&a.progress->started, 1);
+  __syncthreads();
+  return drawn[0];
+}
+
+template <typename T>
+FL_D void report_partial_sums(const GemmArgs<T>& a) {
+  if (a.progress == nullptr) return;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) atomicAdd(&a.progress->left_partial_sums, 1);
+}
+
+template <int kRows, typename T>
+FL_D void await_partial_sums(const GemmArgs<T>& a, int column_tiles) {
+  if (a.progress == nullptr) return;
+  if (threadIdx.x == 0) {
+    const volatile int* const left = &a.progress->left_partial_sums;
+    const int64_t tiles = (a.n_out + kRows - 1) / kRows;
+    while (*left < (a.splits - 1) * tiles * column_tiles) __nanosleep(100);
+    __threadfence();
+  }
+  __syncthreads();
+}
 
 // Tap and part of a list of pairs, tap by tap, when each tap's pairs are cut into parts of `size`.
 struct Part {
@@ -140,7 +178,7 @@ inline int64_t most_parts(int64_t n_pairs, int64_t n_taps, int64_t size) {
 }
 
 template <int kRows, typename T>
-FL_D Tile<T> find_tile(const GemmArgs<T>& a, int64_t index) {
+FL_D Tile<T> find_tile(const GemmArgs<T>& a, int index) {
   Tile<T> tile{};
   if (a.starts != nullptr) {
     const Part part = find_part(a.starts, a.n_pairs, a.n_taps, kRows, index);
@@ -151,18 +189,25 @@ FL_D Tile<T> find_tile(const GemmArgs<T>& a, int64_t index) {
     tile.partial = a.partial + part.first * a.channels_out;
     return tile;
   }
-  const int slot = static_cast<int>(blockIdx.z), last = finishing_split(a);
-  const int split = a.finishes ? last : slot < last ? slot : slot + 1;
-  // Masks ascend: the tiles with the most taps come first, lest the last blocks be the longest.
-  tile.place = ((a.n_out + kRows - 1) / kRows - 1 - index) * kRows;
-  const int64_t tiles = (a.n_out + a.tile_rows - 1) / a.tile_rows, left = a.n_out - tile.place;
-  tile.count = static_cast<int>(left < kRows ? left : kRows);
+  const int n_out = static_cast<int>(a.n_out), own_tiles = (n_out - 1) / kRows + 1;
+  const int before = a.splits - 1, partial_tiles = before * own_tiles;
+  tile.finishes = index >= partial_tiles;
+  const int last = finishing_split(a), slot = tile.finishes ? 0 : index % before;
+  const int split = tile.finishes ? last : slot < last ? slot : slot + 1;
+  // The first places have the fewest taps: they come last, lest the last blocks be the longest.
+  tile.place = own_tiles - 1 - (tile.finishes ? index - partial_tiles : index / before);
+  tile.place *= kRows;
+  const int left = n_out - static_cast<int>(tile.place);
+  tile.count = left < kRows ? left : kRows;
   tile.first_tap = split * a.split_taps;
   // No more taps than there are, and 32 at most, whatever the mask says.
   const int taps_left = a.n_taps - tile.first_tap;
   const int taps = taps_left < a.split_taps ? taps_left : a.split_taps;
   const unsigned known = taps <= 0 ? 0u : ~0u >> (32 - taps);
-  tile.taps = static_cast<unsigned>(a.tile_masks[split * tiles + tile.place / a.tile_rows]) & known;
+  const int tile_log = a.tile_rows == 64 ? 6 : 7, masks = ((n_out - 1) >> tile_log) + 1;
+  tile.taps =
+      static_cast<unsigned>(a.tile_masks[int64_t{split} * masks + (tile.place >> tile_log)]) &
+      known;
   tile.stride = a.n_out;
   tile.rows = a.table + tile.first_tap * a.n_out + tile.place;
   tile.partial = a.partial + (slot * a.n_out + tile.place) * a.channels_out;
@@ -170,20 +215,51 @@ FL_D Tile<T> find_tile(const GemmArgs<T>& a, int64_t index) {
 }
 
 // The tile's taps one after another, and the input rows of each of its rows at each of them.
+// Several reads of the table are on their way at once.
 template <int kRows, int kThreads, typename T>
 FL_D int list_rows(const GemmArgs<T>& a, const Tile<T>& tile, uint8_t* taps, int32_t* rows) {
-  if (threadIdx.x < 32 && (tile.taps >> threadIdx.x & 1u) != 0)
-    taps[__popc(tile.taps & ((1u << threadIdx.x) - 1u))] = static_cast<uint8_t>(threadIdx.x);
+  constexpr int kTogether = 4;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < 32 && (tile.taps >> thread & 1u) != 0)
+    taps[__popc(tile.taps & ((1u << thread) - 1u))] = static_cast<uint8_t>(thread);
   __syncthreads();
-  const int n_taps = __popc(tile.taps);
-  for (int item = static_cast<int>(threadIdx.x); item < n_taps * kRows; item += kThreads) {
-    const int row = item % kRows;
-    const int32_t from =
-        row < tile.count ? tile.rows[taps[item / kRows] * tile.stride + row] : int32_t{-1};
-    rows[item] = from < a.n_in ? from : -1;
+  const int n_taps = __popc(tile.taps), items = n_taps * kRows;
+  for (int first = thread; first < items; first += kTogether * kThreads) {
+    int32_t found[kTogether];
+    FL_UNROLL
+    for (int i = 0; i < kTogether; ++i) {
+      const int item = first + i * kThreads, row = item % kRows;
+      found[i] = item < items && row < tile.count
+                     ? tile.rows[taps[item / kRows] * tile.stride + row]
+                     : int32_t{-1};
+    }
+    FL_UNROLL
+    for (int i = 0; i < kTogether; ++i) {
+      const int item = first + i * kThreads;
+      if (item < items) rows[item] = found[i] < a.n_in ? found[i] : -1;
+    }
   }
   __syncthreads();
   return n_taps;
+}
+
+// A function of its own: unrolled over a tile it would drive the loop over steps out of the cache
+// of instructions.
+template <typename S>
+__attribute__((noinline)) FL_D S activate_apart(Activation kind, S x, S slope) {
+  return activate(kind, x, slope);
+}
+
+template <int V, typename S>
+FL_D void activate_all(Activation kind, S* sums, S slope) {
+  if (kind == Activation::none) return;
+  if (kind == Activation::relu) {
+    FL_UNROLL
+    for (int k = 0; k < V; ++k) sums[k] = activate(Activation::relu, sums[k], slope);
+    return;
+  }
+  FL_UNROLL
+  for (int k = 0; k < V; ++k) sums[k] = activate_apart(kind, sums[k], slope);
 }
 
 template <int V, typename T>
@@ -196,8 +272,8 @@ FL_D void finish_row(const Epilogue<T>& e, int64_t row, int column, Sum<T>* sums
   for (int k = 0; k < V; ++k) {
     if (e.bias != nullptr) sums[k] += widen(bias.v[k]);
     if (e.residual != nullptr) sums[k] += widen(residual.v[k]);
-    sums[k] = activate(e.activation, sums[k], e.slope);
   }
+  activate_all<V>(e.activation, sums, e.slope);
   store_sums<V, T>(e.out + at, sums);
 }
 
@@ -245,7 +321,7 @@ FL_D void list_places(const GemmArgs<T>& a, const Tile<T>& tile, int32_t* places
 // How many ints a block of tiles keeps for list_rows and list_places.
 template <typename T>
 std::size_t listed_rows(const GemmArgs<T>& a, int tile_rows) {
-  return static_cast<std::size_t>(a.split_taps + (a.finishes ? a.splits : 0)) * tile_rows;
+  return static_cast<std::size_t>(a.split_taps + a.splits) * tile_rows;
 }
 
 // Sums of a tile lie in shared memory, a row every `stride`; the block writes them, V at once. A
@@ -254,7 +330,11 @@ template <int V, int kRows, int kColumns, int kThreads, typename T>
 FL_D void store_tile(const GemmArgs<T>& a, const Tile<T>& tile, int column0,
                      const Sum<T>* tile_sums, int stride, const int32_t* places) {
   constexpr int kRuns = kColumns / V, kItems = kRows * kRuns / kThreads;
-  constexpr int kTogether = kItems % 4 == 0 ? 4 : kItems % 2 == 0 ? 2 : 1;
+  constexpr int kTogether = kItems % 8 == 0   ? 8
+                            : kItems % 6 == 0 ? 6
+                            : kItems % 4 == 0 ? 4
+                            : kItems % 2 == 0 ? 2
+                                              : 1;
   static_assert(kRows * kRuns % kThreads == 0);
   for (int first = 0; first < kItems; first += kTogether) {
     Sum<T> sums[kTogether][V];
@@ -268,7 +348,7 @@ FL_D void store_tile(const GemmArgs<T>& a, const Tile<T>& tile, int column0,
       FL_UNROLL
       for (int k = 0; k < V; ++k) sums[i][k] = tile_sums[item / kRuns * stride + c + k];
     }
-    if (!a.finishes) {
+    if (!tile.finishes) {
       FL_UNROLL
       for (int i = 0; i < kTogether; ++i)
         if (rows[i] >= 0)

@@ -4,9 +4,8 @@
 // other form, which is then made into pairs here, without the host's knowing how many.
 #include "core/device_guard.h"
 #include "core/portable.h"
-#include "core/registration.h"
 #include "core/sort_scan.h"
-#include "sparse/convolution_entry.h"
+#include "sparse/convolution_backward.h"
 #include "sparse/convolution_gradient_gemm.h"
 #include "sparse/convolution_launch.h"
 
@@ -59,7 +58,7 @@ struct CudaGradient {
     const Stream stream = current_stream(in.features.get_device_index());
     std::optional<TablePairs> made;
     if (!in.map.has_pairs()) {
-      check_shape(in.map.table, {in.map.n_taps, in.n_out}, "sparse_conv_weight_gradient", "table");
+      check_shape(in.map.table, {in.map.n_taps, in.n_out}, "sparse_conv_backward", "table");
       made.emplace(in.map.table, stream);
     }
     const Tensor& in_rows = made.has_value() ? made->in_rows : in.map.in_rows;
@@ -80,8 +79,7 @@ struct CudaGradient {
       a.in_rows = input<int32_t>(in_rows);
       a.out_rows = input<int32_t>(out_rows);
       a.starts = input<int64_t>(starts);
-      a.out = output<T>(out);
-      run(a, in, in_rows.size(0), stream);
+      run(a, in, out, in_rows.size(0), stream);
     });
   }
 
@@ -98,8 +96,8 @@ struct CudaGradient {
   }
 
   template <typename T>
-  static void run(GradientArgs<T> a, const WeightGradientInput& in, int64_t n_pairs,
-                  Stream stream) {
+  static void run(GradientArgs<T> a, const WeightGradientInput& in, const Tensor& out,
+                  int64_t n_pairs, Stream stream) {
     a.n_pairs = n_pairs;
     a.chunk = choose_chunk(a, n_pairs);
     a.chunks = most_parts(n_pairs, a.n_taps, a.chunk);
@@ -110,9 +108,18 @@ struct CudaGradient {
       launch_grouped(a, stream);
     else
       launch_gemm(a, in.allow_tf32, stream);
+    // Wider than the features where the weight that learns is.
+    if (out.scalar_type() == sum_dtype(in.features))
+      sum_chunks<Sum<T>>(a, out, stream);
+    else
+      sum_chunks<T>(a, out, stream);
+  }
+
+  template <typename Out, typename T>
+  static void sum_chunks(const GradientArgs<T>& a, const Tensor& out, Stream stream) {
     const int64_t values = int64_t{a.own_in} * a.channels_out;
     const dim3 grid(Extent((values + 255) / 256).value.x, static_cast<unsigned>(a.n_taps));
-    FL_LAUNCH((sum_chunks_kernel<T>), grid, 256, 0, stream, a);
+    FL_LAUNCH((sum_chunks_kernel<Out, T>), grid, 256, 0, stream, a, output<Out>(out));
   }
 
   template <typename T>
@@ -152,8 +159,8 @@ struct CudaGradient {
 
 }  // namespace
 
-FL_LIBRARY_IMPL_CUDA(m) {
-  m.impl("sparse_conv_weight_gradient", TORCH_BOX(&sparse_conv_weight_gradient<CudaGradient>));
+void weight_gradient_on_gpu(const WeightGradientInput& in, const Tensor& out) {
+  CudaGradient::weight_gradient(in, out);
 }
 
 }  // namespace fl::sparse

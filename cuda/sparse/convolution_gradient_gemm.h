@@ -23,7 +23,6 @@ struct GradientArgs {
   int64_t chunks;       // at least as many as there are
   int own_in, own_out;  // of a group
   Sum<T>* partial;      // [chunks, own_in, channels_out]
-  T* out;               // [n_taps, own_in, channels_out]
 
   FL_HD Sum<T>* partial_of(int64_t index) const { return partial + index * own_in * channels_out; }
 };
@@ -133,8 +132,8 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) grouped_gradient_kernel(GradientArgs<T> a) {
 }
 
 // A tap's chunks, in order.
-template <typename T>
-FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) sum_chunks_kernel(GradientArgs<T> a) {
+template <typename Out, typename T>
+FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) sum_chunks_kernel(GradientArgs<T> a, Out* FL_RESTRICT out) {
   const int64_t values = static_cast<int64_t>(a.own_in) * a.channels_out;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
   const int tap = static_cast<int>(blockIdx.y);
@@ -144,7 +143,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) sum_chunks_kernel(GradientArgs<T> a) {
   if (end > a.chunks) end = a.chunks;
   Sum<T> sum = Sum<T>(0);
   for (int64_t chunk = first; chunk < end; ++chunk) sum += a.partial_of(chunk)[i];
-  a.out[tap * values + i] = narrow<T>(sum);
+  narrow(sum, out[tap * values + i]);
 }
 
 constexpr int kGradientThreads = 128;

@@ -14,19 +14,12 @@ bool is_aligned(const Epilogue<T>& e) {
   return is_aligned(e.bias) && is_aligned(e.residual) && is_aligned(e.out);
 }
 
-struct GemmGrid {
-  int64_t rows;  // whose tiles the grid covers, or of pairs
-  bool pairs;
-  int slots;  // splits side by side
-
-  // Blocks take 31 bits, column tiles fastest: their rows are then gathered while still in cache.
-  template <typename T>
-  dim3 extent(const GemmArgs<T>& a, int tile_rows, int column_tiles) const {
-    const int64_t tiles =
-        pairs ? most_parts(rows, a.n_taps, tile_rows) : (rows + tile_rows - 1) / tile_rows;
-    return dim3(Extent(tiles * column_tiles).value.x, 1, static_cast<unsigned>(slots));
-  }
-};
+// At least as many tiles as there are, of output rows in all splits or of pairs.
+template <typename T>
+int64_t count_tiles(const GemmArgs<T>& a, int tile_rows) {
+  return a.starts != nullptr ? most_parts(a.n_pairs, a.n_taps, tile_rows)
+                             : (a.n_out + tile_rows - 1) / tile_rows * a.splits;
+}
 
 // What alignment lets the tensor-core kernels copy at once.
 enum class Copies {
@@ -39,9 +32,9 @@ enum class Copies {
 // From sm_80 on; older cards take the plain kernel.
 bool has_tensor_cores();
 
-void launch_tensor(const GemmArgs<Half>& a, const GemmGrid& grid, Copies copies, Stream stream);
-void launch_tensor(const GemmArgs<BFloat16>& a, const GemmGrid& grid, Copies copies, Stream stream);
-void launch_tensor(const GemmArgs<float>& a, const GemmGrid& grid, Copies copies, Stream stream);
+void launch_tensor(const GemmArgs<Half>& a, Copies copies, Stream stream);
+void launch_tensor(const GemmArgs<BFloat16>& a, Copies copies, Stream stream);
+void launch_tensor(const GemmArgs<float>& a, Copies copies, Stream stream);
 
 constexpr int kMostTensorChannels = 8192;
 
@@ -60,19 +53,16 @@ class GemmLauncher {
                                                   : Copies::values;
   }
 
-  void launch(const GemmArgs<T>& a, int64_t rows, int slots) const { run(a, {rows, false, slots}); }
-  void launch_pairs(const GemmArgs<T>& a, int64_t pairs) const { run(a, {pairs, true, 1}); }
-
- private:
-  void run(const GemmArgs<T>& a, const GemmGrid& grid) const {
+  void launch(const GemmArgs<T>& a) const {
     if constexpr (!std::is_same<T, double>::value)
-      if (tensor_) return launch_tensor(a, grid, copies_, stream_);
+      if (tensor_) return launch_tensor(a, copies_, stream_);
     using Shape = PlainGemm<T>;
     const int column_tiles = (a.channels_out + Shape::kColumns - 1) / Shape::kColumns;
-    FL_LAUNCH((plain_gemm_kernel<T>), grid.extent(a, Shape::kRows, column_tiles), Shape::kThreads,
+    FL_LAUNCH((plain_gemm_kernel<T>), count_tiles(a, Shape::kRows) * column_tiles, Shape::kThreads,
               Shape::shared_bytes(a), stream_, a, column_tiles);
   }
 
+ private:
   Stream stream_;
   bool tensor_ = false;
   Copies copies_ = Copies::values;

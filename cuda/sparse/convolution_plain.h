@@ -31,17 +31,17 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) plain_gemm_kernel(GemmArgs<T> a, int column_t
   constexpr int kThreads = Shape::kThreads, kEach = 4;
   constexpr int kRowStride = kRows + Shape::kPad, kSumStride = kColumns + Shape::kPad;
   FL_DYNAMIC_SHARED(unsigned char, memory);
-  FL_SHARED(uint8_t, tap_list, 32);
+  FL_SHARED(uint8_t, tap_list, kMostSplitTaps);
   S* const from = reinterpret_cast<S*>(&memory[0]);
   S* const weights = from + kDepth * kRowStride;
   int32_t* const rows = reinterpret_cast<int32_t*>(from + Shape::values);
   uint8_t* const taps = &tap_list[0];
 
-  const int column0 = static_cast<int>(blockIdx.x) % column_tiles * kColumns;
-  const Tile<T> tile = find_tile<kRows>(a, blockIdx.x / column_tiles);
-  if (tile.taps == 0 && !a.finishes) return;
+  const int part = draw_part(a), column0 = part % column_tiles * kColumns;
+  const Tile<T> tile = find_tile<kRows>(a, part / column_tiles);
+  if (tile.taps == 0 && !tile.finishes) return report_partial_sums(a);
   int32_t* const places = rows + a.split_taps * kRows;
-  if (a.finishes) list_places<kRows, kThreads>(a, tile, places);
+  if (tile.finishes) list_places<kRows, kThreads>(a, tile, places);
   const int n_taps = list_rows<kRows, kThreads>(a, tile, taps, rows);
 
   const int thread = static_cast<int>(threadIdx.x), total = n_taps * a.channels_in;
@@ -86,7 +86,9 @@ FL_KERNEL FL_LAUNCH_BOUNDS(256, 2) plain_gemm_kernel(GemmArgs<T> a, int column_t
   for (int i = 0; i < kEach; ++i) FL_UNROLL
   for (int j = 0; j < kEach; ++j) from[(my_row + i) * kSumStride + my_column + j] = sums[i][j];
   __syncthreads();
+  if (tile.finishes) await_partial_sums<kRows>(a, column_tiles);
   store_tile<1, kRows, kColumns, kThreads>(a, tile, column0, from, kSumStride, places);
+  if (!tile.finishes) report_partial_sums(a);
 }
 
 // Groups of channels: a thread an output value. Also what serves a bare table.

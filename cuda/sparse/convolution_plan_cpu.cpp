@@ -19,14 +19,14 @@ struct CpuPlan {
     std::vector<uint64_t> keys(shape.splits * n), sorted(shape.splits * n);
     std::vector<int32_t> rows(shape.splits * n);
     for (int64_t split = 0; split < shape.splits; ++split) {
-      for (int64_t row = 0; row < n; ++row) {
-        keys[split * n + row] = shape.key(0, split);
-        rows[split * n + row] = static_cast<int32_t>(row);
-      }
       for (int64_t tap = shape.first_tap(split); tap < shape.end_tap(split); ++tap)
         for (int64_t row = 0; row < n; ++row)
           keys[split * n + row] |= static_cast<uint64_t>(table[tap * n + row] >= 0)
                                    << (tap - shape.first_tap(split));
+      for (int64_t row = 0; row < n; ++row) {
+        keys[split * n + row] = shape.key(keys[split * n + row], split);
+        rows[split * n + row] = static_cast<int32_t>(row);
+      }
     }
     cpu::sort_pairs(keys.data(), sorted.data(), rows.data(), order, shape.splits * n, 0,
                     shape.key_bits());

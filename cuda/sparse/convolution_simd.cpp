@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "sparse/activation_simd.h"
 #include "sparse/convolution_tiles.h"
@@ -129,34 +130,23 @@ void pack_weight(const T* weight, Channels c, Sum<T>* packed) {
     });
 }
 
-void pack_weight_pairs(const sparse::BFloat16* weight, Channels c, BFloat16Pair* packed) {
-  std::memset(packed, 0, c.packed<float>() * sizeof(BFloat16Pair));
-  for (int64_t g = 0; g < c.groups; ++g)
-    in_tiles<float>(c.out, [&](int64_t column, int vectors) {
-      const int64_t width = vectors * kWidth<float>, left = c.out - column;
-      BFloat16Pair* tile = packed + (g * sparse::padded<float>(c.out) + column) * c.in;
-      for (int64_t k = 0; k < c.in; ++k) {
-        const sparse::BFloat16* even = weight + 2 * k * c.all_out() + g * c.out + column;
-        for (int64_t i = 0; i < (width < left ? width : left); ++i)
-          tile[k * width + i] = {even[i], even[c.all_out() + i]};
-      }
-    });
-}
-
 template <typename A>
 void convolve_block(const BlockArgs<A>& a) {
   if (a.channels.depthwise()) return scale_channels(a);
   multiply_block(a);
 }
 
-ConvolvePairs* pair_convolution() {
-  const char* wish = std::getenv("FIELDLINE_BF16");
-  const bool asked = wish != nullptr && std::strcmp(wish, "pairs") == 0;
+sparse::PairConvolution pair_convolution() {
+  const char* variable = std::getenv("FIELDLINE_BF16");
+  const std::string_view wish = variable == nullptr ? "" : variable;
+  if (wish == "tiles" || (wish != "pairs" && has_tile_registers())) return tile_convolution();
+  const auto pack = pack_weight_pairs<kWidth<float>>;
 #if defined(FL_BF16_PRODUCTS)
-  if (has_bf16_products() && (asked || fast_bf16_products()))
-    return convolve_block_by_bf16_products;
+  if (has_bf16_products() && (wish == "pairs" || fast_bf16_products()))
+    return {pack, convolve_block_by_bf16_products};
 #endif
-  return asked ? multiply_block<float, BFloat16Pair> : nullptr;
+  if (wish == "pairs") return {pack, multiply_block<float, BFloat16Pair>};
+  return {};
 }
 
 template <typename T>

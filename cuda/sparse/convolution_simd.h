@@ -3,7 +3,7 @@
 // What the SIMD kernels of convolution take. A block of output rows has its sums in a buffer that
 // stays in the cache: sums[rows, groups * padded], where the channels of each group are padded to
 // 64 bytes. Weights are packed so that a kernel reads them in one run: for every tap and group, a
-// tile of two vectors of output channels after another, each [channels_in / groups, tile].
+// tile of two vectors of output channels after another, each [channels.depth, tile].
 #pragma once
 
 #include "core/isa.h"
@@ -23,6 +23,7 @@ constexpr int64_t padded(int64_t channels) {
 // Channels of a convolution: in each of `groups`, `in` and `out`.
 struct Channels {
   int64_t groups, in, out;
+  int64_t depth = in;  // of packed weights: zeros follow the last of `in`
 
   constexpr bool depthwise() const { return groups > 1 && in == 1 && out == 1; }
   constexpr int64_t all_in() const { return groups * in; }
@@ -35,7 +36,7 @@ struct Channels {
   // Elements of a tap's packed weights.
   template <typename A>
   constexpr int64_t packed() const {
-    return in * row<A>();
+    return depth * row<A>();
   }
 };
 
@@ -54,6 +55,14 @@ struct BlockArgs {
   int64_t n_taps, first_row;
   Channels channels;
   A* sums;
+};
+
+// A kernel for pairs of bfloat16, and what packs weights for it, to a multiple of `depth_step`
+// pairs.
+struct PairConvolution {
+  void (*pack)(const BFloat16* weight, Channels channels, BFloat16Pair* packed) = nullptr;
+  void (*convolve)(const BlockArgs<float, BFloat16Pair>& args) = nullptr;
+  int64_t depth_step = 1;
 };
 
 template <typename T>
@@ -89,23 +98,23 @@ namespace fl {
 
 FL_ISA_DECLARE(template <typename T>
                void pack_weight(const T* weight, sparse::Channels channels, sparse::Sum<T>* packed))
-FL_ISA_DECLARE(void pack_weight_pairs(const sparse::BFloat16* weight, sparse::Channels pairs,
-                                      sparse::BFloat16Pair* packed))
 FL_ISA_DECLARE(template <typename A> void convolve_block(const sparse::BlockArgs<A>& args))
-// As convolve_block, for a CPU that multiplies pairs of bfloat16 in one instruction, and fast; null
-// elsewhere, where widening the features first is faster. FIELDLINE_BF16=pairs takes it wherever it
-// runs, or else a plain twin, so that any machine can test all but the instruction.
-using ConvolvePairs = void(const sparse::BlockArgs<float, sparse::BFloat16Pair>& args);
-FL_ISA_DECLARE(ConvolvePairs* pair_convolution())
+// For a CPU that multiplies pairs of bfloat16, and fast; null elsewhere, where widening the
+// features first is faster. FIELDLINE_BF16=tiles or pairs takes the kernel for tile registers or
+// the one for vectors wherever it runs, or else its plain twin, so that any machine can test all
+// but the instructions.
+FL_ISA_DECLARE(sparse::PairConvolution pair_convolution())
 FL_ISA_DECLARE(template <typename T> void finish_block(const sparse::EpilogueArgs<T>& args))
 FL_ISA_DECLARE(template <typename A> void add_outer_products(const sparse::OuterArgs<A>& args))
 FL_ISA_DECLARE(template <typename T> void widen_all(const T* from, int64_t n, float* to))
+FL_ISA_DECLARE(bool has_tile_registers())
+FL_ISA_DECLARE(sparse::PairConvolution tile_convolution())
 
 #if defined(FL_BF16_PRODUCTS)
 namespace FL_ISA {
 bool has_bf16_products();
 bool fast_bf16_products();
-ConvolvePairs convolve_block_by_bf16_products;
+void convolve_block_by_bf16_products(const sparse::BlockArgs<float, sparse::BFloat16Pair>& args);
 }  // namespace FL_ISA
 #endif
 

@@ -28,6 +28,7 @@ template <typename T, int kRows_, int kColumns_>
 struct TensorGemm {
   static constexpr int kRows = kRows_, kColumns = kColumns_, kDepth = kMmaDepth<T>;
   static constexpr int kThreads = kRows * 2, kStages = 4;
+  static constexpr int kWarpRows = 32, kWarpColumns = kColumns / 2;
   static constexpr int kColumnStride = kColumns + kColumnPad, kSumStride = kColumns + 8;
   static constexpr int kRowValues = kRows * kDepth, kColumnValues = kDepth * kColumnStride;
   static constexpr int kStageValues = kRowValues + kColumnValues;
@@ -192,25 +193,42 @@ class StepLoader<Shape, Copies::taps, T> {
   int columns_[kColumnCopies];  // where the thread's chunks lie in a step's weights; -1: nowhere
 };
 
+template <typename Shape>
+using WarpSums = float[Shape::kWarpRows / 16][Shape::kWarpColumns / 8][4];
+
 template <typename Shape, typename T>
-FL_D void multiply_stage(const T* stage, int row0, int column0,
-                         float (&sums)[2][Shape::kColumns / 16][4]) {
+FL_D void multiply_stage(const T* stage, int row0, int column0, WarpSums<Shape>& sums) {
+  constexpr int kGroups = Shape::kWarpRows / 16;
   const T* const columns = stage + Shape::kRowValues;
   FL_UNROLL
   for (int half = 0; half < 2; ++half) {
-    uint32_t x[2][4];
+    uint32_t x[kGroups][4];
     FL_UNROLL
-    for (int m = 0; m < 2; ++m) rows_fragment(x[m], const_cast<T*>(stage), row0 + m * 16, half);
+    for (int m = 0; m < kGroups; ++m)
+      rows_fragment(x[m], const_cast<T*>(stage), row0 + m * 16, half);
     FL_UNROLL
-    for (int n = 0; n < Shape::kColumns / 32; ++n) {
+    for (int n = 0; n < Shape::kWarpColumns / 16; ++n) {
       uint32_t w[4];
       columns_fragment<Shape::kColumnStride>(w, columns, column0 + n * 16, half);
       FL_UNROLL
-      for (int m = 0; m < 2; ++m) {
+      for (int m = 0; m < kGroups; ++m) {
         multiply(T{}, sums[m][2 * n], x[m], w[0], w[1]);
         multiply(T{}, sums[m][2 * n + 1], x[m], w[2], w[3]);
       }
     }
+  }
+}
+
+template <typename Shape>
+FL_D void store_warp_sums(float* tile_sums, int row0, int column0, const WarpSums<Shape>& sums) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  FL_UNROLL
+  for (int m = 0; m < Shape::kWarpRows / 16; ++m) FL_UNROLL
+  for (int n = 0; n < Shape::kWarpColumns / 8; ++n) FL_UNROLL
+  for (int upper = 0; upper < 2; ++upper) {
+    float* const at = tile_sums + (row0 + m * 16 + upper * 8 + lane / 4) * Shape::kSumStride +
+                      column0 + n * 8 + lane % 4 * 2;
+    *reinterpret_cast<float2*>(at) = make_float2(sums[m][n][2 * upper], sums[m][n][2 * upper + 1]);
   }
 }
 
@@ -220,29 +238,29 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, kCopies == Copies::values ? 3 : 256 / kRow
   using Shape = TensorGemm<T, kRows, kColumns>;
   constexpr int kStages = Shape::kStages;
   FL_DYNAMIC_SHARED(unsigned char, memory);
-  FL_SHARED(uint8_t, tap_list, 32);
+  FL_SHARED(uint8_t, tap_list, kMostSplitTaps);
   T* const stages = reinterpret_cast<T*>(&memory[0]);
   int32_t* const rows = reinterpret_cast<int32_t*>(&memory[0] + Shape::bytes);
+  int32_t* const places = rows + a.split_taps * kRows;
   uint8_t* const taps = &tap_list[0];
 
-  const int column0 = static_cast<int>(blockIdx.x) % column_tiles * kColumns;
-  const Tile<T> tile = find_tile<kRows>(a, blockIdx.x / column_tiles);
-  if (tile.taps == 0 && !a.finishes) return;
+  const int part = draw_part(a), column0 = part % column_tiles * kColumns;
+  const Tile<T> tile = find_tile<kRows>(a, part / column_tiles);
+  if (tile.taps == 0 && !tile.finishes) return report_partial_sums(a);
   const int n_taps = list_rows<kRows, Shape::kThreads>(a, tile, taps, rows);
   const int steps = (n_taps * a.channels_in + Shape::kDepth - 1) / Shape::kDepth;
   StepLoader<Shape, kCopies, T> loader(a, tile, channels, taps, rows, n_taps, column0);
 
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int row0 = warp / 2 * 32, my_column0 = warp % 2 * (kColumns / 2);
-  float sums[2][kColumns / 16][4] = {};
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int row0 = warp / 2 * Shape::kWarpRows, my_column0 = warp % 2 * Shape::kWarpColumns;
+  WarpSums<Shape> sums = {};
   FL_UNROLL
   for (int step = 0; step < kStages - 1; ++step) {
     if (step < steps) loader.load_next(stages + step * Shape::kStageValues);
     close_copies();
   }
   // While operands are on their way. The barriers of the steps come before anyone reads the places.
-  int32_t* const places = rows + a.split_taps * kRows;
-  if (a.finishes) list_places<kRows, Shape::kThreads>(a, tile, places);
+  if (tile.finishes) list_places<kRows, Shape::kThreads>(a, tile, places);
   int stage = 0, next = (kStages - 1) * Shape::kStageValues;
   const auto advance = [](int at) {
     return at == (kStages - 1) * Shape::kStageValues ? 0 : at + Shape::kStageValues;
@@ -260,17 +278,12 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRows * 2, kCopies == Copies::values ? 3 : 256 / kRow
   __syncthreads();
 
   float* const tile_sums = reinterpret_cast<float*>(&memory[0]);
-  FL_UNROLL
-  for (int m = 0; m < 2; ++m) FL_UNROLL
-  for (int n = 0; n < kColumns / 16; ++n) FL_UNROLL
-  for (int upper = 0; upper < 2; ++upper) {
-    float* const at = tile_sums + (row0 + m * 16 + upper * 8 + lane / 4) * Shape::kSumStride +
-                      my_column0 + n * 8 + lane % 4 * 2;
-    *reinterpret_cast<float2*>(at) = make_float2(sums[m][n][2 * upper], sums[m][n][2 * upper + 1]);
-  }
+  store_warp_sums<Shape>(tile_sums, row0, my_column0, sums);
   __syncthreads();
+  if (tile.finishes) await_partial_sums<kRows>(a, column_tiles);
   store_tile<kCopies == Copies::values ? 1 : kChunk<T>, kRows, kColumns, Shape::kThreads>(
       a, tile, column0, tile_sums, Shape::kSumStride, places);
+  if (!tile.finishes) report_partial_sums(a);
 }
 
 }  // namespace fl::sparse

@@ -5,8 +5,8 @@
 
 namespace fl::sparse {
 
-void launch_tensor(const GemmArgs<float>& a, const GemmGrid& grid, Copies copies, Stream stream) {
-  launch_shapes(a, grid, copies, stream);
+void launch_tensor(const GemmArgs<float>& a, Copies copies, Stream stream) {
+  launch_shapes(a, copies, stream);
 }
 
 }  // namespace fl::sparse

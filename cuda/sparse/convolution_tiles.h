@@ -121,11 +121,29 @@ FL_SIMD void in_even_parts(int n, const F& f) {
 }
 
 // Calls f(column, vectors) for every tile of a group's output channels.
+template <int64_t kVector, typename F>
+FL_SIMD void in_tiles_of(int64_t channels, const F& f) {
+  for (int64_t column = 0; column < channels; column += kVectors * kVector)
+    f(column, channels - column > kVector ? 2 : 1);
+}
 template <typename A, typename F>
 FL_SIMD void in_tiles(int64_t channels, const F& f) {
-  constexpr int64_t tile = kVectors * kWidth<A>;
-  for (int64_t column = 0; column < channels; column += tile)
-    f(column, channels - column > kWidth<A> ? 2 : 1);
+  in_tiles_of<kWidth<A>>(channels, f);
+}
+
+template <int64_t kVector>
+void pack_weight_pairs(const sparse::BFloat16* weight, Channels c, BFloat16Pair* packed) {
+  std::memset(packed, 0, c.packed<float>() * sizeof(BFloat16Pair));
+  for (int64_t g = 0; g < c.groups; ++g)
+    in_tiles_of<kVector>(c.out, [&](int64_t column, int vectors) {
+      const int64_t width = vectors * kVector, left = c.out - column;
+      BFloat16Pair* tile = packed + (g * sparse::padded<float>(c.out) + column) * c.depth;
+      for (int64_t k = 0; k < c.in; ++k) {
+        const sparse::BFloat16* even = weight + 2 * k * c.all_out() + g * c.out + column;
+        for (int64_t i = 0; i < (width < left ? width : left); ++i)
+          tile[k * width + i] = {even[i], even[c.all_out() + i]};
+      }
+    });
 }
 
 // The rows' input channels by a tile of weights [depth, kTile].
@@ -160,22 +178,24 @@ FL_SIMD void multiply_rows(const E* const* rows, int64_t from, int64_t depth,
   }
 }
 
-// Pairs of one tap that are done together.
+// Pairs of one tap that are done together: at most kMost, and all but the last a kMultiple.
 struct Chunk {
   int64_t tap, begin;
   int count;
 };
 
-template <typename A, typename E>
+template <int64_t kMost, int64_t kMultiple, typename A, typename E>
 FL_SIMD Chunk chunk_at(const BlockArgs<A, E>& a, int64_t tap, int64_t begin) {
   while (tap < a.n_taps && begin >= a.ends[tap]) {
     ++tap;
     begin = tap < a.n_taps ? a.begins[tap] : 0;
   }
   const int64_t left = tap < a.n_taps ? a.ends[tap] - begin : 0;
+  if (left == 0) return {tap, begin, 0};
   // Two chunks of one size rather than a full one and a rest.
-  const int64_t chunks = (left + kChunkRows - 1) / kChunkRows;
-  return {tap, begin, static_cast<int>(chunks > 0 ? (left + chunks - 1) / chunks : 0)};
+  const int64_t chunks = (left + kMost - 1) / kMost, even = (left + chunks - 1) / chunks;
+  const int64_t size = (even + kMultiple - 1) / kMultiple * kMultiple;
+  return {tap, begin, static_cast<int>(size < left ? size : left)};
 }
 
 // How many tiles all groups have, times the parts that n is cut into.
@@ -211,22 +231,29 @@ class Prefetch {
   int left_, step_;
 };
 
+// Where the features of a chunk's pairs are, and their sums.
+template <typename A, typename E>
+FL_SIMD void place_rows(const BlockArgs<A, E>& a, const Chunk& chunk, const E** rows, A** sums) {
+  for (int i = 0; i < chunk.count; ++i) {
+    const int64_t in = a.in_rows[chunk.begin + i], out = a.out_rows[chunk.begin + i] - a.first_row;
+    rows[i] = a.features + in * a.channels.all_in();
+    sums[i] = a.sums + out * a.channels.template row<A>();
+  }
+}
+
 template <typename A, typename E>
 FL_SIMD void multiply_chunk(const BlockArgs<A, E>& a, const Chunk& chunk, const Chunk& next) {
   const Channels& c = a.channels;
   const E* rows[kChunkRows];
   A* sums[kChunkRows];
-  for (int i = 0; i < chunk.count; ++i) {
-    rows[i] = a.features + static_cast<int64_t>(a.in_rows[chunk.begin + i]) * c.all_in();
-    sums[i] = a.sums + (a.out_rows[chunk.begin + i] - a.first_row) * c.template row<A>();
-  }
+  place_rows(a, chunk, rows, sums);
   Prefetch<E> prefetch(a.features, c.all_in(), a.in_rows + next.begin, next.count,
                        calls<A>(c, chunk.count));
   const E* weight = a.weight + chunk.tap * c.template packed<A>();
   for (int64_t g = 0; g < c.groups; ++g) {
     const int64_t group = g * sparse::padded<A>(c.out);
     in_tiles<A>(c.out, [&](int64_t column, int vectors) {
-      const E* tile = weight + (group + column) * c.in;
+      const E* tile = weight + (group + column) * c.depth;
       with_constant<kVectors>(vectors, [&](auto width) {
         in_even_parts(chunk.count, [&](int first, auto count) {
           prefetch.some();
@@ -240,9 +267,9 @@ FL_SIMD void multiply_chunk(const BlockArgs<A, E>& a, const Chunk& chunk, const 
 
 template <typename A, typename E>
 FL_SIMD void multiply_block(const BlockArgs<A, E>& a) {
-  Chunk chunk = chunk_at(a, 0, a.begins[0]);
+  Chunk chunk = chunk_at<kChunkRows, 1>(a, 0, a.begins[0]);
   while (chunk.count > 0) {
-    const Chunk next = chunk_at(a, chunk.tap, chunk.begin + chunk.count);
+    const Chunk next = chunk_at<kChunkRows, 1>(a, chunk.tap, chunk.begin + chunk.count);
     multiply_chunk(a, chunk, next);
     chunk = next;
   }

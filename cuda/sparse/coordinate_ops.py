@@ -46,6 +46,10 @@ class Taps(NamedTuple):
         return prod(self.kernel_size)
 
 
+Bounds = tuple[Sequence[int], Sequence[int]]
+"""The lowest and the highest value of each column, batch included."""
+
+
 class Unique(NamedTuple):
     """The distinct rows of coordinates, sorted."""
 
@@ -128,7 +132,7 @@ def sparse_unique(coords: Tensor) -> Unique:
 
     Returns:
         The distinct rows, the distinct row of each row, the smallest row of each distinct one, and
-        how many rows it stands for. The host waits for the GPU once.
+        how many rows it stands for. The host waits for the GPU twice.
 
     Raises:
         TypeError: The dtype is another.
@@ -152,32 +156,54 @@ def _unique_fake(coords: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-def _reached(
-    name: str,
-    coords: Tensor,
-    taps: Sequence[Taps],
-    to_fine: bool = False,
-    low: Sequence[int] | None = None,
-    high: Sequence[int] | None = None,
+class Reaching:
+    """How a tree of sets is reached, checked once.
+
+    Args:
+        name: Of the function that errors name.
+        columns: Of the coordinates, 1 + D.
+        taps: The kernel of each set.
+        to_fine: Whether sets are finer than those before, not coarser.
+        low: Of each set, the lowest coordinate of each axis or None.
+        high: Of each set, the first coordinate of each axis beyond or None.
+        sources: The set that each is reached from, 0 for the one that is given; default: the one
+            before.
+
+    Raises:
+        ValueError: A kernel size, stride or dilation is below 1, or there are more or fewer numbers
+            than axes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        columns: int,
+        taps: Sequence[Taps],
+        to_fine: bool = False,
+        low: Sequence[Sequence[int] | None] | None = None,
+        high: Sequence[Sequence[int] | None] | None = None,
+        sources: Sequence[int] | None = None,
+    ) -> None:
+        axes, none = columns - 1, [None] * len(taps)
+        self._numbers = (
+            [number for level in taps for number in tap_numbers(name, level, columns)],
+            [*range(len(taps))] if sources is None else [*sources],
+            to_fine,
+            [n for limits in low or none for n in _limits(name, "low", limits, axes, LOWEST)],
+            [n for limits in high or none for n in _limits(name, "high", limits, axes, BEYOND)],
+        )
+
+    def run(self, coords: Tensor, bounds: Bounds | None = None) -> list[Tensor]:
+        """Finds the sets; coordinates are unchecked, bounds those of `sparse_levels`."""
+        known = () if bounds is None else (*bounds[0], *bounds[1])
+        return ops().sparse_reached(coords, *self._numbers, known)
+
+
+def _reached_fake(
+    coords: Tensor, taps: Any, sources: Any, to_fine: bool, low: Any, high: Any, bounds: Any
 ) -> list[Tensor]:
-    """The sets of a chain, each reached from the one before."""
-    check_coords(name, "coords", coords)
-    axes = coords.shape[1] - 1
-    return ops().sparse_reached(
-        coords,
-        [number for level in taps for number in tap_numbers(name, level, axes + 1)],
-        to_fine,
-        _limits(name, "low", low, axes, LOWEST) * len(taps),
-        _limits(name, "high", high, axes, BEYOND) * len(taps),
-    )
-
-
-def _reached_fake(coords: Tensor, taps: Any, to_fine: bool, low: Any, high: Any) -> list[Tensor]:
-    axes = coords.shape[1] - 1
     context = torch.library.get_ctx()
-    return [
-        coords.new_empty((context.new_dynamic_size(), axes + 1)) for _ in range(len(low) // axes)
-    ]
+    return [coords.new_empty((context.new_dynamic_size(), coords.shape[1])) for _ in sources]
 
 
 def sparse_coarse_coordinates(
@@ -185,6 +211,7 @@ def sparse_coarse_coordinates(
     taps: Taps,
     low: Sequence[int] | None = None,
     high: Sequence[int] | None = None,
+    bounds: Bounds | None = None,
 ) -> Tensor:
     """Finds all coarse coordinates that some fine row reaches: the outputs of a convolution.
 
@@ -193,9 +220,11 @@ def sparse_coarse_coordinates(
         taps: The kernel.
         low: Lowest coordinate of each axis, D numbers; None: any.
         high: First coordinate of each axis beyond, D numbers; None: any.
+        bounds: Numbers that no column of the coordinates leaves, as ``sparse_bounds`` gives them.
 
     Returns:
-        int32 [M, 1 + D], sorted and distinct. The host waits for the GPU once.
+        int32 [M, 1 + D], sorted and distinct. The host waits for the GPU once, and once more
+        without bounds.
 
     Raises:
         TypeError: The dtype is another.
@@ -206,7 +235,9 @@ def sparse_coarse_coordinates(
         >>> sparse_coarse_coordinates(torch.tensor([[0, 3]]).int(), taps).tolist()
         [[0, 1], [0, 2]]
     """
-    return _reached("sparse_coarse_coordinates", coords, [taps], False, low, high)[0]
+    name = "sparse_coarse_coordinates"
+    check_coords(name, "coords", coords)
+    return Reaching(name, coords.shape[1], [taps], False, [low], [high]).run(coords, bounds)[0]
 
 
 def sparse_fine_coordinates(
@@ -214,6 +245,7 @@ def sparse_fine_coordinates(
     taps: Taps,
     low: Sequence[int] | None = None,
     high: Sequence[int] | None = None,
+    bounds: Bounds | None = None,
 ) -> Tensor:
     """Finds all fine coordinates reached from coarse rows: the outputs of a transposed convolution.
 
@@ -222,9 +254,11 @@ def sparse_fine_coordinates(
         taps: The kernel.
         low: Lowest coordinate of each axis, D numbers; None: any.
         high: First coordinate of each axis beyond, D numbers; None: any.
+        bounds: Numbers that no column of the coordinates leaves, as ``sparse_bounds`` gives them.
 
     Returns:
-        int32 [M, 1 + D], sorted and distinct. The host waits for the GPU once.
+        int32 [M, 1 + D], sorted and distinct. The host waits for the GPU once, and once more
+        without bounds.
 
     Raises:
         TypeError: The dtype is another.
@@ -235,20 +269,34 @@ def sparse_fine_coordinates(
         >>> sparse_fine_coordinates(torch.tensor([[0, 1]]).int(), taps).tolist()
         [[0, 1], [0, 2], [0, 3]]
     """
-    return _reached("sparse_fine_coordinates", coords, [taps], True, low, high)[0]
+    name = "sparse_fine_coordinates"
+    check_coords(name, "coords", coords)
+    return Reaching(name, coords.shape[1], [taps], True, [low], [high]).run(coords, bounds)[0]
 
 
-def sparse_levels(coords: Tensor, taps: Sequence[Taps]) -> list[Tensor]:
-    """Finds coarse coordinates level after level, each from the one before.
+def sparse_levels(
+    coords: Tensor,
+    taps: Sequence[Taps],
+    sources: Sequence[int] | None = None,
+    high: Sequence[Sequence[int] | None] | None = None,
+    bounds: Bounds | None = None,
+) -> list[Tensor]:
+    """Finds coarse coordinates level after level, each from one before.
+
+    Levels whose kernels are no larger than their strides are made together.
 
     Args:
         coords: int32 [N, 1 + D].
         taps: The kernel of each level.
+        sources: The level that each is reached from: 0 for ``coords``, 1 for the first of these,
+            and so on; default: the one before.
+        high: Of each level, sizes that coordinates from 0 on stay below, D numbers, or None: any.
+        bounds: Numbers that no column of ``coords`` leaves, as ``sparse_bounds`` gives them.
 
     Returns:
         The coarse set of each level, as ``sparse_coarse_coordinates`` gives it. The host waits for
-        the GPU once in all, unless coordinates are too far apart to sort by 64 bits or a level has
-        more than twice the rows of the first; then once or a few times more.
+        the GPU once in all, once more without bounds, and again where a level has more than twice
+        the rows of the first.
 
     Raises:
         TypeError: The dtype is another.
@@ -260,7 +308,19 @@ def sparse_levels(coords: Tensor, taps: Sequence[Taps]) -> list[Tensor]:
         >>> [level.tolist() for level in sparse_levels(coords, [halve, halve])]
         [[[0, 1], [0, 4]], [[0, 0], [0, 2]]]
     """
-    return _reached("sparse_levels", coords, taps)
+    check_coords("sparse_levels", "coords", coords)
+    return reaching_levels(coords.shape[1], taps, sources, high).run(coords, bounds)
+
+
+def reaching_levels(
+    columns: int,
+    taps: Sequence[Taps],
+    sources: Sequence[int] | None = None,
+    high: Sequence[Sequence[int] | None] | None = None,
+) -> Reaching:
+    """What `sparse_levels` does to any coordinates of so many columns; its other arguments."""
+    low = None if high is None else [None if h is None else (0,) * len(h) for h in high]
+    return Reaching("sparse_levels", columns, taps, False, low, high, sources)
 
 
 def sparse_hash(coords: Tensor) -> Tensor:

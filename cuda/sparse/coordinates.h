@@ -21,6 +21,7 @@ FL_HD int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 struct Axis {
   int64_t taps, stride, dilation, origin, low, high;
   int log2_stride;  // rounded down
+  bool by_taps;     // taps are fewer than the cells that a kernel's extent can lie in
 
   FL_HD int64_t extent() const { return (taps - 1) * dilation; }
 
@@ -31,8 +32,7 @@ struct Axis {
 
   // How many numbers stand for all partners of a value, one or none each.
   FL_HD int64_t choices(bool to_fine) const {
-    const int64_t cells = extent() / stride + 1;
-    return to_fine || taps < cells ? taps : cells;
+    return to_fine || by_taps ? taps : extent() / stride + 1;
   }
 
   FL_HD bool fine(int64_t coarse, int64_t tap, int64_t* out) const {
@@ -41,7 +41,7 @@ struct Axis {
 
   // The choice counts taps or, where fewer, the cells that a kernel's extent can lie in.
   FL_HD bool coarse(int64_t fine, int64_t choice, int64_t* out) const {
-    if (taps <= extent() / stride) {
+    if (by_taps) {
       const int64_t rest = fine - origin - choice * dilation;
       return rest % stride == 0 && keep(rest / stride, out);
     }
@@ -73,6 +73,23 @@ struct Axis {
   }
 };
 
+// Lowest and highest of each column, both 0 where there are no rows.
+struct Bounds {
+  int64_t low[kMostColumns] = {}, high[kMostColumns] = {};
+
+  bool contains(const Bounds& other, int columns) const {
+    for (int c = 0; c < columns; ++c)
+      if (other.low[c] < low[c] || other.high[c] > high[c]) return false;
+    return true;
+  }
+
+  bool empty(int columns) const {
+    for (int c = 0; c < columns; ++c)
+      if (low[c] > high[c]) return true;
+    return false;
+  }
+};
+
 // What rows of one set reach in another.
 struct Reach {
   Axis axes[kMostAxes];
@@ -81,15 +98,24 @@ struct Reach {
   int columns;
   bool to_fine;
 
+  // `out` may be `row`.
   FL_HD bool candidate(const int32_t* row, uint32_t choice, int32_t* out) const {
     out[0] = row[0];
     for (int a = columns - 2; a >= 0; --a) {
       int64_t value;
-      if (!axes[a].partner(to_fine, row[a + 1], choice % choices[a], &value)) return false;
+      const uint32_t here = choices[a] == 1 ? 0 : choice % choices[a];
+      if (!axes[a].partner(to_fine, row[a + 1], here, &value)) return false;
       out[a + 1] = static_cast<int32_t>(value);
-      choice /= choices[a];
+      if (choices[a] > 1) choice /= choices[a];
     }
     return true;
+  }
+
+  // Where all that rows within bounds reach lies.
+  Bounds bound(Bounds bounds) const {
+    for (int a = 0; a + 1 < columns; ++a)
+      axes[a].bound(to_fine, &bounds.low[a + 1], &bounds.high[a + 1]);
+    return bounds;
   }
 };
 
@@ -100,14 +126,36 @@ struct Layout {
   int word[kMostColumns], shift[kMostColumns], bits[kMostColumns];
   int64_t low[kMostColumns];
 
+  FL_HD uint64_t pack_word(const int32_t* row, int w) const {
+    uint64_t key = 0;
+    for (int c = 0; c < columns; ++c)
+      if (word[c] == w) key |= static_cast<uint64_t>(row[c] - low[c]) << shift[c];
+    return key;
+  }
+
+  int word_bits(int w) const {
+    int most = 0;
+    for (int c = 0; c < columns; ++c)
+      if (word[c] == w && shift[c] + bits[c] > most) most = shift[c] + bits[c];
+    return most;
+  }
+
+  // Of a layout of one word.
   FL_HD uint64_t pack_single(const int32_t* row) const {
     uint64_t key = 0;
     for (int c = 0; c < columns; ++c) key |= static_cast<uint64_t>(row[c] - low[c]) << shift[c];
     return key;
   }
+
+  FL_HD void unpack_single(uint64_t key, int32_t* row) const {
+    for (int c = 0; c < columns; ++c) {
+      const uint64_t field = key >> shift[c] & ((uint64_t{1} << bits[c]) - 1);
+      row[c] = static_cast<int32_t>(static_cast<int64_t>(field) + low[c]);
+    }
+  }
 };
 
-FL_HD Layout make_layout(int columns, const int64_t* low, const int64_t* high) {
+FL_HD Layout make_layout(int columns, const Bounds& bounds) {
   constexpr int word_bits = 63;
   Layout layout{};
   layout.columns = columns;
@@ -115,7 +163,7 @@ FL_HD Layout make_layout(int columns, const int64_t* low, const int64_t* high) {
   int used = 0;
   for (int c = columns - 1; c >= 0; --c) {
     int bits = 0;
-    for (int64_t range = high[c] - low[c]; range > 0; range >>= 1) ++bits;
+    for (int64_t range = bounds.high[c] - bounds.low[c]; range > 0; range >>= 1) ++bits;
     if (used + bits > word_bits) {
       ++layout.words;
       used = 0;
@@ -123,7 +171,7 @@ FL_HD Layout make_layout(int columns, const int64_t* low, const int64_t* high) {
     layout.word[c] = layout.words - 1;
     layout.shift[c] = used;
     layout.bits[c] = bits;
-    layout.low[c] = low[c];
+    layout.low[c] = bounds.low[c];
     used += bits;
   }
   return layout;

@@ -143,9 +143,7 @@ Tensor unpack_all(const std::vector<Key<W>>& keys, const Layout& layout, const T
 
 Tensor reached_rows(const Tensor& coords, const Reach& reach) {
   const Rows rows = rows_of(coords, reach.columns);
-  Bounds bounds = bounds_of(rows);
-  for (int a = 0; a + 1 < rows.columns; ++a)
-    reach.axes[a].bound(reach.to_fine, &bounds.low[a + 1], &bounds.high[a + 1]);
+  const Bounds bounds = reach.bound(bounds_of(rows));
   if (rows.count == 0 || bounds.empty(rows.columns)) return new_empty(coords, {0, rows.columns});
   const Layout layout = make_layout(rows.columns, bounds);
   return with_words(layout, [&](auto words) {
@@ -168,13 +166,11 @@ struct CpuCoordinates {
                       [&](auto words) { return unique_by_keys<words()>(coords, rows, layout); });
   }
 
-  static std::vector<Tensor> reached(const Tensor& coords, const std::vector<Reach>& reaches) {
+  static std::vector<Tensor> reached(const Tensor& coords, const std::vector<Link>& links,
+                                     const std::optional<Bounds>&) {
     std::vector<Tensor> sets;
-    Tensor from = coords;
-    for (const Reach& reach : reaches) {
-      sets.push_back(reached_rows(from, reach));
-      from = sets.back();
-    }
+    for (const Link& link : links)
+      sets.push_back(reached_rows(link.source < 0 ? coords : sets[link.source], link.reach));
     return sets;
   }
 };

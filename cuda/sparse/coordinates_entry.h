@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -53,7 +54,8 @@ inline Reach make_reach(const int64_t* taps, int columns, const char* op) {
                      origin,
                      std::numeric_limits<int32_t>::min(),
                      most,
-                     63 - __builtin_clzll(static_cast<uint64_t>(stride))};
+                     63 - __builtin_clzll(static_cast<uint64_t>(stride)),
+                     size <= (size - 1) * dilation / stride};
     reach.choices[a] = 1;
   }
   return reach;
@@ -71,16 +73,28 @@ inline int64_t tap_count(const Reach& reach) {
   return count;
 }
 
-// The levels' rules, in turn.
-inline std::vector<Reach> check_levels(const Numbers& taps, const Numbers& low, const Numbers& high,
-                                       bool to_fine, int columns, const char* op) {
-  const std::size_t axes = columns - 1, levels = taps.size() / (4 * axes);
-  STD_TORCH_CHECK(
-      taps.size() == 4 * axes * levels && low.size() == axes * levels && high.size() == low.size(),
-      op, ": taps, low, high: expected 4, 1 and 1 numbers an axis for ", levels, " levels of ",
-      axes, " axes, got ", taps.size(), ", ", low.size(), " and ", high.size());
-  std::vector<Reach> reaches;
+// How one set of a tree of them is reached, and from which: that of an earlier link, or from the
+// coordinates that were given, -1.
+struct Link {
+  Reach reach;
+  int source;
+};
+
+// `sources` counts from the coordinates that were given, 0.
+inline std::vector<Link> check_links(const Numbers& taps, const Numbers& sources,
+                                     const Numbers& low, const Numbers& high, bool to_fine,
+                                     int columns, const char* op) {
+  const std::size_t axes = columns - 1, levels = sources.size();
+  STD_TORCH_CHECK(taps.size() == 4 * axes * levels && low.size() == axes * levels &&
+                      high.size() == axes * levels,
+                  op, ": taps, low, high: expected 4, 1 and 1 numbers an axis for ", levels,
+                  " sets of ", axes, " axes, got ", taps.size(), ", ", low.size(), " and ",
+                  high.size());
+  std::vector<Link> links;
   for (std::size_t level = 0; level < levels; ++level) {
+    STD_TORCH_CHECK(sources[level] >= 0 && sources[level] <= static_cast<int64_t>(level), op,
+                    ": sources: expected numbers of earlier sets, got ", sources[level],
+                    " for set ", level + 1);
     Reach reach = make_reach(taps.data() + 4 * axes * level, columns, op);
     reach.to_fine = to_fine;
     for (std::size_t a = 0; a < axes; ++a) {
@@ -90,9 +104,26 @@ inline std::vector<Reach> check_levels(const Numbers& taps, const Numbers& low, 
       reach.choices[a] = static_cast<uint32_t>(axis.choices(to_fine));
       reach.per_row *= reach.choices[a];
     }
-    reaches.push_back(reach);
+    links.push_back({reach, static_cast<int>(sources[level]) - 1});
   }
-  return reaches;
+  return links;
+}
+
+// Lowest and highest of each column, as somebody knows them; no numbers if nobody does.
+inline std::optional<Bounds> check_bounds(const Numbers& bounds, int columns, const char* op) {
+  if (bounds.empty()) return std::nullopt;
+  STD_TORCH_CHECK(static_cast<int>(bounds.size()) == 2 * columns, op, ": bounds: expected ",
+                  2 * columns, " numbers or none, got ", bounds.size());
+  Bounds known;
+  for (int c = 0; c < columns; ++c) {
+    known.low[c] = bounds[c];
+    known.high[c] = bounds[columns + c];
+    STD_TORCH_CHECK(known.low[c] >= std::numeric_limits<int32_t>::min() &&
+                        known.high[c] <= std::numeric_limits<int32_t>::max(),
+                    op, ": bounds: expected 32-bit numbers, got ", known.low[c], " to ",
+                    known.high[c], " in column ", c);
+  }
+  return known;
 }
 
 template <typename Backend>
@@ -115,13 +146,13 @@ UniqueTensors sparse_unique(Tensor coords) {
 }
 
 template <typename Backend>
-std::vector<Tensor> sparse_reached(Tensor coords, Numbers taps, bool to_fine, Numbers low,
-                                   Numbers high) {
+std::vector<Tensor> sparse_reached(Tensor coords, Numbers taps, Numbers sources, bool to_fine,
+                                   Numbers low, Numbers high, Numbers bounds) {
   const char* op = "sparse_reached";
   const int columns = check_coords(coords, op, "coords");
-  const std::vector<Reach> reaches = check_levels(taps, low, high, to_fine, columns, op);
+  const std::vector<Link> links = check_links(taps, sources, low, high, to_fine, columns, op);
   make_dense(coords);
-  return Backend::reached(coords, reaches);
+  return Backend::reached(coords, links, check_bounds(bounds, columns, op));
 }
 
 }  // namespace fl::sparse

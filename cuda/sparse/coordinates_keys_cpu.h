@@ -27,23 +27,6 @@ struct Rows {
   const int32_t* row(int64_t i) const { return data + i * columns; }
 };
 
-// Lowest and highest of each column, both 0 where there are no rows.
-struct Bounds {
-  int64_t low[kMostColumns] = {}, high[kMostColumns] = {};
-
-  bool contains(const Bounds& other, int columns) const {
-    for (int c = 0; c < columns; ++c)
-      if (other.low[c] < low[c] || other.high[c] > high[c]) return false;
-    return true;
-  }
-
-  bool empty(int columns) const {
-    for (int c = 0; c < columns; ++c)
-      if (low[c] > high[c]) return true;
-    return false;
-  }
-};
-
 namespace detail {
 
 template <int C>
@@ -95,10 +78,6 @@ inline Bounds bounds_of(const Rows& rows) {
     }
   }
   return bounds;
-}
-
-inline Layout make_layout(int columns, const Bounds& bounds) {
-  return make_layout(columns, bounds.low, bounds.high);
 }
 
 template <int W>

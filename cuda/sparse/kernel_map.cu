@@ -5,78 +5,38 @@
 // symmetric map the taps up to the centre are looked up, and each partner found is told of it.
 #include "core/device_guard.h"
 #include "core/registration.h"
+#include "core/sort_scan.h"
+#include "sparse/coordinates_cuda.h"
 #include "sparse/kernel_map_entry.h"
+#include "sparse/kernel_map_search.h"
 #include "sparse/launch.h"
 
 namespace fl::sparse {
 namespace {
 
-using Word = unsigned long long;
-
 FL_KERNEL insert_kernel(SlotTable table, Word* slots) {
   const int64_t i = this_thread();
-  if (i >= table.count) return;
-  const int32_t* row = table.coords + i * table.columns;
-  const uint64_t hash = hash_row(row, table.columns);
-  const Word own = make_slot(hash, i);
-  for (uint64_t place = hash & table.mask;; place = (place + 1) & table.mask) {
-    const Word held = atomicCAS(slots + place, Word{0}, own);
-    if (held == 0) return;
-    if (!table.holds(held, hash, row)) continue;
-    atomicMax(slots + place, own);
-    return;
-  }
+  if (i < table.count) insert_row(table, i, slots);
+}
+
+struct SurveyFacts {
+  Extents extents;
+  int repeated;
+};
+
+FL_KERNEL survey_kernel(SlotTable table, SurveyFacts* facts) {
+  widen(table.coords, table.count, table.columns, &facts->extents);
+  int repeated = 0;
+  for (int64_t i = this_thread(); i < table.count; i += static_cast<int64_t>(gridDim.x) * kThreads)
+    repeated += table.find(table.coords + i * table.columns) != i;
+  repeated = __reduce_add_sync(0xFFFFFFFFu, repeated);
+  if (threadIdx.x % 32 == 0 && repeated > 0) atomicAdd(&facts->repeated, repeated);
 }
 
 FL_KERNEL lookup_kernel(SlotTable table, const int32_t* queries, int64_t n, int32_t* rows) {
   const int64_t i = this_thread();
   if (i < n) rows[i] = table.find(queries + i * table.columns);
 }
-
-// C columns, a constant to the compiler. A line is all taps that differ in the last axis alone.
-template <int C>
-struct Search {
-  SlotTable table;
-  Reach reach;
-  const int32_t* coarse;
-  int64_t count, taps;
-  int32_t* out;
-
-  FL_D int64_t length() const { return reach.axes[C - 2].taps; }
-
-  FL_D int32_t* place(int64_t tap, int64_t row) const { return out + tap * count + row; }
-
-  // Calls f(tap, fine row or -1) for the taps of a line, below an end, of coarse row i.
-  template <typename F>
-  FL_D void line(int64_t i, uint32_t line, int64_t first, int64_t end, const F& f) const {
-    int32_t fine[C];
-    fine[0] = coarse[i * C];
-    bool exists = true;
-    for (int a = C - 3; a >= 0; --a) {
-      const uint32_t taps_here = static_cast<uint32_t>(reach.axes[a].taps);
-      int64_t value;
-      exists &= reach.axes[a].fine(coarse[i * C + a + 1], line % taps_here, &value);
-      fine[a + 1] = static_cast<int32_t>(value);
-      line /= taps_here;
-    }
-    SlotTable own = table;
-    own.columns = C;
-    for (int64_t tap = first; tap < first + length() && tap < end; ++tap) {
-      int64_t value;
-      const bool inside = reach.axes[C - 2].fine(coarse[i * C + C - 1], tap - first, &value);
-      fine[C - 1] = static_cast<int32_t>(value);
-      f(tap, exists && inside ? own.find(fine) : -1);
-    }
-  }
-
-  // The lines of this block's share that hold taps in [begin, end).
-  template <typename F>
-  FL_D void lines(int64_t i, int64_t begin, int64_t end, uint32_t from, uint32_t step,
-                  const F& f) const {
-    for (int64_t number = begin / length() + from; number * length() < end; number += step)
-      line(i, static_cast<uint32_t>(number), number * length(), end, f);
-  }
-};
 
 template <int C>
 FL_KERNEL table_kernel(Search<C> search) {
@@ -144,6 +104,21 @@ struct CudaMaps {
             new_empty(coords, {0, columns}, ScalarType::Long)};
   }
 
+  static Survey survey(const SlotTable& table, const Tensor& like) {
+    const DeviceGuard guard(like.get_device_index());
+    const Stream stream = current_stream(like.get_device_index());
+    const Scratch memory(sizeof(SurveyFacts));
+    SurveyFacts found;
+    zero_async(memory.data(), sizeof(found), stream);
+    FL_LAUNCH(survey_kernel, blocks_for(table.count), kThreads, 0, stream, table,
+              memory.data<SurveyFacts>());
+    copy_to_host(&found, memory.data(), sizeof(found), stream);
+    Survey survey;
+    survey.repeated = found.repeated;
+    if (table.count > 0) survey.bounds = decode(found.extents, table.columns);
+    return survey;
+  }
+
   static void lookup(const SlotTable& table, const int32_t* queries, int64_t n, int32_t* rows,
                      const Tensor& like) {
     const DeviceGuard guard(like.get_device_index());
@@ -167,6 +142,7 @@ struct CudaMaps {
 FL_LIBRARY_IMPL_CUDA(m) {
   m.impl("sparse_index", TORCH_BOX(&sparse_index<CudaMaps>));
   m.impl("sparse_slots", TORCH_BOX(&sparse_slots<CudaMaps>));
+  m.impl("sparse_survey", TORCH_BOX(&sparse_survey<CudaMaps>));
   m.impl("sparse_lookup", TORCH_BOX(&sparse_lookup<CudaMaps>));
   m.impl("sparse_kernel_table", TORCH_BOX(&sparse_kernel_table<CudaMaps>));
 }

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import library
-from ..library import declare
-from . import map_ops
+from . import map_ops, network_ops
 
 
 @contextmanager
@@ -72,6 +71,25 @@ class Plan(NamedTuple):
     table: Tensor
 
 
+OperandKey = tuple[str | int | bool, ...]
+"""What `KernelMap.operands` or `KernelMap.gpu_operands` was asked for."""
+
+
+def _make_nothing(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Tensors without elements: int32 of one axis and of two, int64."""
+    with lasting():
+        rows = torch.empty(0, dtype=torch.int32, device=device)
+        return rows, rows.view(0, 0), torch.empty(0, dtype=torch.int64, device=device)
+
+
+_kept_nothing = functools.cache(_make_nothing)
+
+
+def _nothing(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    # What is traced holds no real tensors, and must not be kept.
+    return (_make_nothing if torch.compiler.is_compiling() else _kept_nothing)(device)
+
+
 class KernelMap:
     """The pairs of rows that each tap of a kernel brings together; it does not change.
 
@@ -83,10 +101,11 @@ class KernelMap:
         n_out: Output rows.
         n_taps: Taps of the kernel, K.
         table: int32 [K, n_out], the input row of each tap and output row, -1 for none.
-        pairs: The same as pairs. One of both forms is needed.
+        pairs: The same as pairs. One of both forms is needed, but by the identity.
         symmetric: Inputs and outputs are the same rows, and where tap t takes i to j, tap K - 1 - t
             takes j to i.
-        is_identity: One tap takes each row to itself.
+        is_identity: One tap takes each row to itself; such a map needs neither form.
+        device: Where the rows are, of a map without forms.
 
     Example:
         >>> line = KernelMap.from_table(torch.tensor([[-1, 0], [0, 1]], dtype=torch.int32), n_in=2)
@@ -104,6 +123,7 @@ class KernelMap:
         pairs: MapPairs | None = None,
         symmetric: bool = False,
         is_identity: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         self.n_in = n_in
         self.n_out = n_out
@@ -111,7 +131,7 @@ class KernelMap:
         self.symmetric = symmetric
         self.is_identity = is_identity
         forms = [t for t in (table, *(pairs or ())) if t is not None]
-        self.device = forms[0].device  # where the rows are
+        self.device = device or forms[0].device  # where the rows are
         self._table = table
         self._pairs = pairs
         self._reverse: KernelMap | None = None
@@ -120,7 +140,9 @@ class KernelMap:
         self._origin: weakref.ref[KernelMap] | None = None
         self._plans: dict[tuple[int, int], Plan] = {}
         self._pair_places: Tensor | None = None
-        self._operands: dict[tuple[str | int | bool, ...], MapOperands] = {}
+        self._operands: dict[OperandKey, MapOperands] = {}
+        # What a convolution's operators are told of the map, by the kind of layer; of conv_ops.py.
+        self.arguments: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
     @classmethod
     def from_table(cls, table: Tensor, n_in: int, symmetric: bool = False) -> KernelMap:
@@ -182,15 +204,15 @@ class KernelMap:
     @classmethod
     def identity(cls, n: int, device: torch.device | str | None = None) -> KernelMap:
         """The map of a 1 x 1 convolution: its one tap takes each of n rows to itself."""
-        rows = torch.arange(n, dtype=torch.int32, device=device)
-        starts = torch.arange(2, device=device) * n  # made where they lie, without waiting
-        pairs = MapPairs(rows, rows, starts)
-        return cls(n, n, 1, table=rows[None], pairs=pairs, symmetric=True, is_identity=True)
+        device = torch.empty(0, device=device).device
+        return cls(n, n, 1, symmetric=True, is_identity=True, device=device)
 
     @property
     def table(self) -> Tensor:
         """int32 [K, n_out]: the input row of each tap and output row, -1 for none."""
-        if self._table is None:
+        if self._table is None and self.is_identity:
+            self._table = torch.arange(self.n_out, dtype=torch.int32, device=self.device)[None]
+        elif self._table is None:
             assert self._pairs is not None
             self._table = map_ops.sparse_pairs_table(map_ops.Pairs(*self._pairs), self.n_out)
         return self._table
@@ -198,7 +220,11 @@ class KernelMap:
     @property
     def pairs(self) -> MapPairs:
         """The pairs, tap by tap; within a tap out_rows ascend."""
-        if self._pairs is None:
+        if self._pairs is None and self.is_identity:
+            rows = self.table[0]
+            starts = torch.arange(2, device=self.device) * self.n_out  # made there, without waiting
+            self._pairs = MapPairs(rows, rows, starts)
+        elif self._pairs is None:
             assert self._table is not None
             self._pairs = MapPairs(*map_ops.sparse_table_pairs(self._table))
         return self._pairs
@@ -233,6 +259,8 @@ class KernelMap:
     @property
     def n_pairs(self) -> int:
         """How many pairs of rows meet: a convolution's multiply-adds by C_in C_out."""
+        if self.is_identity:
+            return self.n_out
         if self._pairs is not None:
             return self._pairs.in_rows.shape[0]
         return int((self.table >= 0).sum())
@@ -243,8 +271,8 @@ class KernelMap:
         tensors = self._tensors()
         if self._reverse is not None:
             tensors = [*tensors, *self._reverse._tensors()]
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-        return sum(storages.values())
+        # Not of storages: a network's maps share them.
+        return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
 
     def to(self, device: torch.device | str) -> KernelMap:
         """The map on a device, with the forms made so far; itself if it is there already."""
@@ -266,6 +294,7 @@ class KernelMap:
             pairs=None if pairs is None else MapPairs(*(t.to(device) for t in pairs)),
             symmetric=self.symmetric,
             is_identity=self.is_identity,
+            device=torch.empty(0, device=device).device,
         )
 
     def operands(self, mode: str) -> MapOperands:
@@ -284,11 +313,10 @@ class KernelMap:
         return found
 
     def _make_operands(self, mode: str) -> MapOperands:
-        rows = self._tensors()[0].new_empty(0)
+        rows, no_table, no_starts = _nothing(self.device)
         if mode == "table":
-            none = rows.new_empty(0, dtype=torch.int64)
-            return MapOperands(rows, rows, none, self.table, rows, rows)
-        return MapOperands(*self.pairs, rows.reshape(0, 0), rows, rows)
+            return MapOperands(rows, rows, no_starts, self.table, rows, rows)
+        return MapOperands(*self.pairs, no_table, rows, rows)
 
     def plan(self, splits: int, tile_rows: int) -> Plan:
         """The order in which implicit GEMM takes the output rows.
@@ -301,7 +329,7 @@ class KernelMap:
             The plan.
         """
         if (splits, tile_rows) not in self._plans:
-            made = library.ops().sparse_conv_plan(self.table, splits, tile_rows)
+            made = network_ops.sparse_conv_plan(self.table, splits, tile_rows)
             self._plans[splits, tile_rows] = Plan(*made)
         return self._plans[splits, tile_rows]
 
@@ -340,12 +368,52 @@ class KernelMap:
     def _make_gpu_operands(
         self, form: str, splits: int, tile_rows: int, with_pairs: bool
     ) -> MapOperands:
-        empty = self.operands("table")
+        rows, _, no_starts = _nothing(self.device)
         if form == "grouped":
-            return MapOperands(*self.pairs, self.pair_places, empty.order, empty.tile_masks)
+            return MapOperands(*self.pairs, self.pair_places, rows, rows)
         plan = self.plan(splits, tile_rows)
-        pairs = self.pairs if with_pairs else (empty.in_rows, empty.out_rows, empty.starts)
+        pairs = self.pairs if with_pairs else (rows, rows, no_starts)
         return MapOperands(*pairs, plan.table, plan.order, plan.tile_masks)
+
+    @property
+    def asked(self) -> list[OperandKey]:
+        """What operators have asked for so far; `prepare` makes it of another map."""
+        return list(self._operands)
+
+    def adopt(
+        self,
+        plans: dict[tuple[int, int], Plan],
+        pairs: MapPairs | None,
+        reverse: KernelMap | None = None,
+    ) -> None:
+        """Takes over forms that were made together with those of other maps.
+
+        Args:
+            plans: By splits and tile_rows.
+            pairs: The pairs, if they were made.
+            reverse: The same map turned around, if it was made.
+        """
+        self._plans.update(plans)
+        self._pairs = self._pairs or pairs
+        if reverse is not None:
+            self._reverse = reverse
+            reverse._origin = weakref.ref(self)
+
+    @property
+    def made_reverse(self) -> KernelMap | None:
+        """The reverse, if somebody looked at it."""
+        return self._reverse
+
+    def prepare(self, asked: Iterable[OperandKey]) -> None:
+        """Makes operands that another map was asked for; within `lasting`.
+
+        Args:
+            asked: What its `asked` says.
+        """
+        for key in asked:
+            if key not in self._operands:
+                make = self._make_operands if len(key) == 1 else self._make_gpu_operands
+                self._operands[key] = make(*key)  # type: ignore[arg-type]
 
     def _tensors(self) -> list[Tensor]:
         pairs = () if self._pairs is None else self._pairs
@@ -372,13 +440,3 @@ def _check_sides(name: str, n_in: int, n_out: int, symmetric: bool) -> None:
         raise ValueError(
             f"{name}: symmetric: expected as many inputs as outputs, got {n_in} and {n_out}"
         )
-
-
-def _plan_fake(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    n_out = table.shape[1]
-    tiles = (n_out + tile_rows - 1) // tile_rows
-    order = table.new_empty(2, splits, n_out)
-    return order, table.new_empty(splits, tiles), torch.empty_like(table)
-
-
-declare("sparse_conv_plan", _plan_fake)

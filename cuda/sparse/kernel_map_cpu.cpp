@@ -230,6 +230,14 @@ struct CpuMaps {
     return slots;
   }
 
+  static Survey survey(const SlotTable& table, const Tensor&) {
+    Survey survey;
+    survey.bounds = bounds_of({table.coords, table.count, table.columns});
+    for (int64_t i = 0; i < table.count; ++i)
+      survey.repeated += table.find(table.coords + i * table.columns) != i;
+    return survey;
+  }
+
   static void lookup(const SlotTable& table, const int32_t* queries, int64_t n, int32_t* rows,
                      const Tensor&) {
     parallel_for(0, n, kRowGrain, [&](int64_t begin, int64_t end) {
@@ -258,6 +266,7 @@ struct CpuMaps {
 FL_LIBRARY_IMPL_CPU(m) {
   m.impl("sparse_index", TORCH_BOX(&sparse_index<CpuMaps>));
   m.impl("sparse_slots", TORCH_BOX(&sparse_slots<CpuMaps>));
+  m.impl("sparse_survey", TORCH_BOX(&sparse_survey<CpuMaps>));
   m.impl("sparse_lookup", TORCH_BOX(&sparse_lookup<CpuMaps>));
   m.impl("sparse_kernel_table", TORCH_BOX(&sparse_kernel_table<CpuMaps>));
   m.impl("sparse_kernel_pairs", TORCH_BOX(&sparse_kernel_pairs<CpuMaps>));

@@ -40,6 +40,28 @@ Tensor sparse_slots(Tensor coords) {
   return Backend::slots(coords, columns);
 }
 
+// What there is to know of rows: their bounds, and how many of them stood before.
+struct Survey {
+  Bounds bounds;
+  int64_t repeated = 0;
+};
+
+// In the host's memory: lowest and highest of each column, then the number of repeated rows.
+template <typename Backend>
+Tensor sparse_survey(Tensor coords, Tensor slots) {
+  const char* op = "sparse_survey";
+  const int columns = check_coords(coords, op, "coords");
+  check_slots(slots, coords, op);
+  dense_all(coords, slots);
+  const Tensor facts =
+      allocate({2 * columns + 1}, ScalarType::Long, aoti_torch_device_type_cpu(), 0);
+  const Survey survey = Backend::survey(slot_table(slots, coords, columns), coords);
+  std::copy_n(survey.bounds.low, columns, output<int64_t>(facts));
+  std::copy_n(survey.bounds.high, columns, output<int64_t>(facts) + columns);
+  output<int64_t>(facts)[2 * columns] = survey.repeated;
+  return facts;
+}
+
 template <typename Backend>
 Tensor sparse_lookup(Tensor coords, Tensor slots, Tensor queries) {
   const char* op = "sparse_lookup";
@@ -53,6 +75,16 @@ Tensor sparse_lookup(Tensor coords, Tensor slots, Tensor queries) {
   Backend::lookup(slot_table(slots, coords, columns), input<int32_t>(queries), queries.size(0),
                   output<int32_t>(rows), coords);
   return rows;
+}
+
+// Whether taps t and K - 1 - t are each other's mirror image.
+inline void check_centred(const Reach& reach, const char* op) {
+  for (int a = 0; a + 1 < reach.columns; ++a) {
+    const Axis& axis = reach.axes[a];
+    STD_TORCH_CHECK(axis.taps % 2 == 1 && axis.stride == 1 && 2 * axis.origin == -axis.extent(), op,
+                    ": symmetric: expected odd kernels, stride 1 and centred taps, got ", axis.taps,
+                    " taps of stride ", axis.stride, " from ", axis.origin, " on axis ", a);
+  }
 }
 
 // What a map is made of, checked: an index of the fine set, the coarse set, and the taps.
@@ -76,22 +108,13 @@ struct MapInput {
     check_coords(coarse, op, "coarse_coords");
     check_same_device(coarse, coords, op, "coarse_coords");
     reach = check_taps(taps, columns, op);
-    if (symmetric) check_symmetry(op);
-    dense_all(coords, slots, order, bounds, coarse);
-  }
-
- private:
-  void check_symmetry(const char* op) const {
-    for (int a = 0; a + 1 < columns; ++a) {
-      const Axis& axis = reach.axes[a];
-      STD_TORCH_CHECK(axis.taps % 2 == 1 && axis.stride == 1 && 2 * axis.origin == -axis.extent(),
-                      op, ": symmetric: expected odd kernels, stride 1 and centred taps, got ",
-                      axis.taps, " taps of stride ", axis.stride, " from ", axis.origin,
-                      " on axis ", a);
+    if (symmetric) {
+      check_centred(reach, op);
+      STD_TORCH_CHECK(coords.size(0) == coarse.size(0), op,
+                      ": symmetric: expected the same set twice, got ", coords.size(0), " and ",
+                      coarse.size(0), " rows");
     }
-    STD_TORCH_CHECK(coords.size(0) == coarse.size(0), op,
-                    ": symmetric: expected the same set twice, got ", coords.size(0), " and ",
-                    coarse.size(0), " rows");
+    dense_all(coords, slots, order, bounds, coarse);
   }
 };
 

@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import library
 from ..library import declare, ops
 from .coordinate_ops import (
+    Bounds,
     Taps,
     Unique,
     check_coords,
@@ -31,10 +33,12 @@ from .coordinate_ops import (
 )
 
 __all__ = [
+    "Bounds",
     "CoordinateIndex",
     "Pairs",
     "Taps",
     "Unique",
+    "runs_cuda",
     "sparse_bounds",
     "sparse_coarse_coordinates",
     "sparse_fine_coordinates",
@@ -50,6 +54,11 @@ __all__ = [
     "sparse_table_pairs",
     "sparse_unique",
 ]
+
+
+def runs_cuda(tensor: Tensor) -> bool:
+    """Whether operators on a tensor run the CUDA kernels, on a GPU or emulated."""
+    return tensor.is_cuda or ops() is not getattr(torch.ops, library.NAMESPACE)
 
 
 class Pairs(NamedTuple):
@@ -90,6 +99,15 @@ class CoordinateIndex:
             self._slots = ops().sparse_slots(self.coords)
             self._has_slots = True
         return self._slots
+
+    def survey(self) -> tuple[Bounds, int]:
+        """The bounds of the rows, and how many rows stood before; the host waits once."""
+        n, columns = self.coords.shape
+        if not self.hashed:
+            low, high = self.bounds.tolist()
+            return (tuple(low), tuple(high)), n - len(self.order) if len(self.order) else 0
+        *bounds, repeated = ops().sparse_survey(self.coords, self._slots).tolist()
+        return (tuple(bounds[:columns]), tuple(bounds[columns:])), repeated
 
 
 def _check_same_device(name: str, argument: str, tensor: Tensor, device: torch.device) -> None:
@@ -319,6 +337,10 @@ def _slots_fake(coords: Tensor) -> Tensor:
     return coords.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.int64)
 
 
+def _survey_fake(coords: Tensor, slots: Tensor) -> Tensor:
+    return torch.empty(2 * coords.shape[1] + 1, dtype=torch.int64)
+
+
 def _lookup_fake(coords: Tensor, slots: Tensor, queries: Tensor) -> Tensor:
     return queries.new_empty((queries.shape[0],))
 
@@ -372,6 +394,7 @@ def _invert_pairs_fake(
 
 declare("sparse_index", _index_fake)
 declare("sparse_slots", _slots_fake)
+declare("sparse_survey", _survey_fake)
 declare("sparse_lookup", _lookup_fake)
 declare("sparse_kernel_table", _table_fake)
 declare("sparse_kernel_pairs", _pairs_fake)

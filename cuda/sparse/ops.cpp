@@ -13,10 +13,11 @@ FL_LIBRARY_FRAGMENT(m) {
       "sparse_unique(Tensor coords) "
       "-> (Tensor coords, Tensor inverse, Tensor first, Tensor counts)");
   m.def(
-      "sparse_reached(Tensor coords, int[] taps, bool to_fine, int[] low, int[] high) -> "
-      "Tensor[]");
+      "sparse_reached(Tensor coords, int[] taps, int[] sources, bool to_fine, int[] low, "
+      "int[] high, int[] bounds) -> Tensor[]");
   m.def("sparse_index(Tensor coords) -> (Tensor slots, Tensor order, Tensor bounds)");
   m.def("sparse_slots(Tensor coords) -> Tensor");
+  m.def("sparse_survey(Tensor coords, Tensor slots) -> Tensor");
   m.def("sparse_lookup(Tensor coords, Tensor slots, Tensor queries) -> Tensor");
   m.def(
       "sparse_kernel_table(Tensor coords, Tensor slots, Tensor order, Tensor bounds, "
@@ -25,6 +26,7 @@ FL_LIBRARY_FRAGMENT(m) {
       "sparse_kernel_pairs(Tensor coords, Tensor slots, Tensor order, Tensor bounds, "
       "Tensor coarse_coords, int[] taps, bool symmetric) "
       "-> (Tensor fine_rows, Tensor coarse_rows, Tensor starts)");
+  m.def("sparse_network_maps(Tensor[] sets, int[] maps, int[] schedules, int[] pairs) -> Tensor[]");
   m.def(
       "sparse_table_pairs(Tensor table) -> (Tensor fine_rows, Tensor coarse_rows, Tensor starts)");
   m.def(
@@ -36,18 +38,22 @@ FL_LIBRARY_FRAGMENT(m) {
       "-> (Tensor fine_rows, Tensor coarse_rows)");
 }
 
-// Convolution. Which forms of the map a backend reads, KernelMap knows; the others are empty.
+// Convolution. Which forms of the map a backend reads, KernelMap knows; the others are empty. The
+// reverse map is there for the gradient of the features.
 FL_LIBRARY_FRAGMENT(m) {
   m.def(
       "sparse_conv(Tensor features, Tensor weight, Tensor? bias, Tensor? residual, "
       "int activation, float slope, bool allow_tf32, int n_out, Tensor in_rows, Tensor out_rows, "
-      "Tensor starts, "
-      "Tensor table, Tensor order, Tensor tile_masks, Tensor reverse_in_rows, "
-      "Tensor reverse_out_rows, Tensor reverse_starts, Tensor reverse_table, Tensor reverse_order, "
-      "Tensor reverse_tile_masks, bool symmetric) -> Tensor");
+      "Tensor starts, Tensor table, Tensor order, Tensor tile_masks, Tensor? reverse_in_rows, "
+      "Tensor? reverse_out_rows, Tensor? reverse_starts, Tensor? reverse_table, "
+      "Tensor? reverse_order, Tensor? reverse_tile_masks, bool symmetric) -> Tensor");
   m.def(
-      "sparse_conv_weight_gradient(Tensor features, Tensor gradient, int groups, "
-      "bool allow_tf32, Tensor in_rows, Tensor out_rows, Tensor starts, Tensor table) -> Tensor");
+      "sparse_conv_backward(Tensor gradient, Tensor? features, Tensor? weight, int n_in, "
+      "int groups, bool wide_weight, bool allow_tf32, Tensor in_rows, Tensor out_rows, "
+      "Tensor starts, Tensor table, Tensor order, Tensor tile_masks, Tensor? reverse_in_rows, "
+      "Tensor? reverse_out_rows, Tensor? reverse_starts, Tensor? reverse_table, "
+      "Tensor? reverse_order, Tensor? reverse_tile_masks, bool symmetric) -> "
+      "(Tensor features, Tensor weight)");
 }
 
 // Convolution on a GPU: the order that implicit GEMM takes rows in.

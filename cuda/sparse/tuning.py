@@ -107,6 +107,11 @@ def schedule(
     return default_schedule(n_out, n_taps, channels_out)
 
 
+def revision() -> int:
+    """A number that changes whenever a measurement may have changed what `schedule` says."""
+    return _revision
+
+
 def candidates(n_out: int, n_taps: int, channels_out: int) -> list[Schedule]:
     """The schedules that `tune` compares.
 
@@ -154,6 +159,8 @@ def tune(
     best = min(found, key=lambda s: _time(s, features, weight, kernel_map, repeats))
     size = (kernel_map.n_out, kernel_map.n_taps, features.shape[1], weight.shape[2])
     _measured[_key(features.device, features.dtype, *size)] = best
+    global _revision
+    _revision += 1
     if save:
         _save(cache_file())
     return best
@@ -261,3 +268,4 @@ def _schedule(form: str, splits: int, tile_rows: int) -> Schedule:
 
 
 _measured: dict[str, Schedule] = _load(cache_file())
+_revision = 0

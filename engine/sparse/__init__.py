@@ -6,6 +6,7 @@
 
 from ...cuda.sparse.tuning import padded_pairs, tune
 from . import models
+from .capture import CapturedNetwork, capture
 from .collate import collate
 from .combine import cat, intersection, union
 from .convert import convert_state_dict
@@ -16,12 +17,14 @@ from .quantize import Quantized, hash, hash_query, quantize
 from .tensor import SparseTensor, Voxelized
 
 __all__ = [
+    "CapturedNetwork",
     "LayerCount",
     "OperationCount",
     "Plan",
     "Quantized",
     "SparseTensor",
     "Voxelized",
+    "capture",
     "cat",
     "collate",
     "convert_state_dict",

@@ -9,14 +9,14 @@ inputs that take the same way through a network use the same keys.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
-from ...cuda.sparse import map_ops
+from ...cuda.sparse import map_ops, pool_ops
 from ...cuda.sparse.kernel_map import KernelMap, lasting
-from ...cuda.sparse.map_ops import Taps
+from ...cuda.sparse.map_ops import Bounds, Taps
+from ...cuda.sparse.pool_ops import Segments
 from . import maps
 from .coordinates import Level
 
@@ -55,6 +55,20 @@ class Found(NamedTuple):
 Key = tuple[int, Recipe]
 
 
+class View(NamedTuple):
+    """A level seen along one of its axes: what is left of its coordinates, each once.
+
+    Attributes:
+        level: The coordinates without the axis, the first of a cache of their own.
+        maps: That cache.
+        columns: Which rows of the level seen fall on which of the view.
+    """
+
+    level: Level
+    maps: MapCache
+    columns: Segments
+
+
 class MapCache:
     """Levels and the maps between them.
 
@@ -72,7 +86,7 @@ class MapCache:
     def __init__(self, root: Level) -> None:
         self.levels = [root]
         self.entries: dict[Key, Found] = {}
-        self._foreseen: dict[Key, torch.Tensor] = {}
+        self.views: dict[tuple[int, int], View] = {}
 
     def find(self, level: Level, recipe: Recipe) -> tuple[KernelMap, Level]:
         """The map of a recipe, made if it is asked for the first time.
@@ -91,24 +105,40 @@ class MapCache:
         found = self.entries.get((level.number, recipe))
         if found is None:
             found = self._make(level, recipe)
-        if not torch.compiler.is_compiling():
-            level.check_unchanged()
+        level.check_unchanged()
         return found.kernel_map, self.levels[found.level]
 
-    def foresee(self, chain: Sequence[Key]) -> None:
-        """Finds the coordinates of strided maps, each from where the one before leads, all at once.
-
-        A GPU is waited for once instead of once a level. Where there is a spatial range, levels
-        are found one by one, for each is cut off by its own.
+    def view(self, level: Level, axis: int) -> View:
+        """The view of a level along an axis, made if it is asked for the first time.
 
         Args:
-            chain: Keys of strided maps that do not exist yet, the first from the root.
+            level: One of this cache's.
+            axis: The spatial axis that goes.
+
+        Returns:
+            The view.
         """
-        root = self.levels[0]
-        if root.spatial_range is None and not any(key in self.entries for key in chain):
-            with lasting():
-                taps = [recipe.taps for _, recipe in chain]
-                self._foreseen = dict(zip(chain, map_ops.sparse_levels(root.tensor, taps)))
+        found = self.views.get((level.number, axis))
+        return self._make_view(level, axis) if found is None else found
+
+    @torch.compiler.disable(
+        reason="the view is not known yet: fieldline.sparse.plan makes it before"
+    )
+    def _make_view(self, level: Level, axis: int) -> View:
+        level.check_unchanged()
+        kept = [column for column in range(1 + level.ndim) if column != 1 + axis]
+        with lasting():
+            unique = map_ops.sparse_unique(level.tensor[:, kept].contiguous())
+            columns = pool_ops.sparse_segments(unique.inverse, unique.coords.shape[0])
+        stride, size = (
+            None if sizes is None else sizes[:axis] + sizes[axis + 1 :]
+            for sizes in (level.stride, level.spatial_range)
+        )
+        assert stride is not None
+        seen = Level(unique.coords, stride, size, level.batch_size)
+        view = View(seen, MapCache(seen), columns)
+        self.views[level.number, axis] = view
+        return view
 
     @torch.compiler.disable(
         reason="the map is not known yet: fieldline.sparse.plan makes it before"
@@ -116,25 +146,49 @@ class MapCache:
     def _make(self, level: Level, recipe: Recipe) -> Found:
         level.check_unchanged()
         with lasting():
-            found = getattr(self, f"_make_{recipe.kind}")(level, recipe)
+            return self.make(level, recipe)
+
+    def make(self, level: Level, recipe: Recipe) -> Found:
+        """Makes a map that does not exist yet; within `lasting`.
+
+        Args:
+            level: As of `find`.
+            recipe: As of `find`.
+
+        Returns:
+            The map, and the number of the level of its outputs.
+        """
+        found = getattr(self, f"_make_{recipe.kind}")(level, recipe)
         self.entries[level.number, recipe] = found
         return found
 
+    def enter_strided(self, key: Key, kernel_map: KernelMap, coords: torch.Tensor) -> None:
+        """Takes over a strided map that was made together with others.
+
+        Args:
+            key: Of the map.
+            kernel_map: The map.
+            coords: Of the level that it leads to.
+        """
+        number, recipe = key
+        self.entries[key] = Found(
+            kernel_map, self._add_coarser(self.levels[number], recipe, coords)
+        )
+
     def _make_submanifold(self, level: Level, recipe: Recipe) -> Found:
-        return Found(maps.submanifold_map(level.index, recipe.taps), level.number)
+        kernel_map = maps.submanifold_map(level.tensor, recipe.taps, lambda: level.index)
+        return Found(kernel_map, level.number)
 
     def _make_strided(self, level: Level, recipe: Recipe) -> Found:
-        size = level.spatial_range
-        if size is not None:
-            size = maps.strided_range(size, recipe.taps)
-        coords = self._foreseen.pop((level.number, recipe), None)
-        if coords is not None:
-            kernel_map = maps.map_between(level.index, coords, recipe.taps)
-        else:
-            low = None if size is None else (0,) * level.ndim
-            coords, kernel_map = maps.strided_map(level.index, recipe.taps, low, size)
+        size = _strided_size(level, recipe)
+        low = None if size is None else (0,) * level.ndim
+        coords, kernel_map = maps.strided_map(level.index, recipe.taps, low, size, level.limits)
+        return Found(kernel_map, self._add_coarser(level, recipe, coords))
+
+    def _add_coarser(self, level: Level, recipe: Recipe, coords: torch.Tensor) -> int:
         stride = tuple(a * b for a, b in zip(level.stride, recipe.stride))
-        return Found(kernel_map, self._add(level, coords, stride, size))
+        limits = maps.strided_limits(level.limits, recipe.taps)
+        return self._add(level, coords, stride, _strided_size(level, recipe), limits)
 
     def _make_transposed(self, level: Level, recipe: Recipe) -> Found:
         size = level.spatial_range
@@ -150,9 +204,10 @@ class MapCache:
 
     def _make_finer(self, level: Level, recipe: Recipe, size: Shape | None) -> Found:
         low = None if size is None else (0,) * level.ndim
-        coords, kernel_map = maps.transposed_map(level.tensor, recipe.taps, low, size)
+        coords, kernel_map = maps.transposed_map(level.tensor, recipe.taps, low, size, level.limits)
         stride = tuple(max(a // b, 1) for a, b in zip(level.stride, recipe.stride))
-        return Found(kernel_map, self._add(level, coords, stride, size))
+        limits = maps.transposed_limits(level.limits, recipe.taps)
+        return Found(kernel_map, self._add(level, coords, stride, size, limits))
 
     def _make_nearest(self, level: Level, recipe: Recipe) -> Found:
         finer = [fine for fine, made in self._made(level) if made.stride == recipe.stride]
@@ -189,10 +244,23 @@ class MapCache:
             if key[1].kind == "strided" and found.level == level.number
         ]
 
-    def _add(self, level: Level, coords: torch.Tensor, stride: Shape, size: Shape | None) -> int:
+    def _add(
+        self,
+        level: Level,
+        coords: torch.Tensor,
+        stride: Shape,
+        size: Shape | None,
+        limits: Bounds,
+    ) -> int:
         number = len(self.levels)
-        self.levels.append(Level(coords, stride, size, level.batch_size, number))
+        kind = type(level)  # coarser levels of a captured network have spare rows as well
+        self.levels.append(kind(coords, stride, size, level.batch_size, number, limits))
         return number
+
+
+def _strided_size(level: Level, recipe: Recipe) -> Shape | None:
+    size = level.spatial_range
+    return None if size is None else maps.strided_range(size, recipe.taps)
 
 
 def _inverts(recipe: Recipe, made: Recipe) -> bool:

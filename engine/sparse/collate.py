@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .arguments import check_kind
 from .cache import MapCache
 from .coordinates import Level
 from .tensor import SparseTensor
@@ -25,25 +26,65 @@ def collate(samples: Sequence[Any]) -> Any:
         sample i - 1.
 
     Raises:
-        ValueError: There are no samples, or tensors do not fit together.
+        TypeError: The samples are no list or tuple, or of several kinds.
+        ValueError: There are no samples, tensors do not fit together, or samples differ in their
+            keys or lengths.
 
     Example:
         >>> x = SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.ones(1, 2))
         >>> collate([{"scan": x, "id": 7}, {"scan": x, "id": 8}])["scan"].coords.tolist()
         [[0, 0, 0], [1, 0, 0]]
     """
+    if not isinstance(samples, list | tuple):
+        raise TypeError(
+            f"collate: samples: expected a list or a tuple, got {type(samples).__name__}"
+        )
     if not samples:
         raise ValueError("collate: samples: expected at least one, got none")
-    first = samples[0]
-    if isinstance(first, SparseTensor):
+    kind = _kind(samples[0])
+    for number, sample in enumerate(samples):
+        check_kind("collate", f"samples[{number}]", sample, kind)
+        if kind is object and isinstance(sample, SparseTensor):
+            raise TypeError(
+                f"collate: samples[{number}]: expected what the first is, a "
+                f"{type(samples[0]).__name__}, got SparseTensor"
+            )
+    if kind is SparseTensor:
         return _batch(samples)
-    if isinstance(first, Mapping):
-        return {key: collate([sample[key] for sample in samples]) for key in first}
-    if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return type(first)(*(collate(column) for column in zip(*samples)))
-    if isinstance(first, tuple | list):
-        return [collate(column) for column in zip(*samples)]
+    if kind is Mapping:
+        return _each_key(samples)
+    if kind in (tuple, list):
+        return _each_place(samples)
     return torch.utils.data.default_collate(list(samples))
+
+
+def _kind(sample: object) -> type:
+    kinds = (SparseTensor, Mapping, tuple, list)
+    return next((kind for kind in kinds if isinstance(sample, kind)), object)
+
+
+def _each_key(samples: Sequence[Mapping[Any, Any]]) -> dict[Any, Any]:
+    first = samples[0]
+    for number, sample in enumerate(samples):
+        if sample.keys() != first.keys():
+            raise ValueError(
+                f"collate: samples: expected the keys of the first, {list(first)}, "
+                f"got {list(sample)} in sample {number}"
+            )
+    return {key: collate([sample[key] for sample in samples]) for key in first}
+
+
+def _each_place(samples: Sequence[Sequence[Any]]) -> Any:
+    first = samples[0]
+    for number, sample in enumerate(samples):
+        if len(sample) != len(first):
+            raise ValueError(
+                f"collate: samples: expected {len(first)} values as in the first, "
+                f"got {len(sample)} in sample {number}"
+            )
+    columns = [collate(column) for column in zip(*samples)]
+    # A named tuple stays one.
+    return type(first)(*columns) if hasattr(first, "_fields") else columns
 
 
 def _batch(tensors: Sequence[SparseTensor]) -> SparseTensor:

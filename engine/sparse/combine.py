@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ...cuda.sparse import map_ops, pool_ops
-from .arguments import REDUCTIONS, Reduction, one_of
+from .arguments import REDUCTIONS, Reduction, check_kind, one_of
 from .cache import MapCache
 from .coordinates import Level
 from .tensor import SparseTensor
@@ -24,6 +24,7 @@ def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
         [N, sum of C]; it shares coordinates and cache with the first.
 
     Raises:
+        TypeError: They are no sparse tensors.
         ValueError: There is none, or their coordinates differ.
 
     Example:
@@ -31,9 +32,9 @@ def cat(tensors: Sequence[SparseTensor]) -> SparseTensor:
         >>> cat([x, x.replace(torch.zeros(1, 3))]).feats
         tensor([[1., 1., 0., 0., 0.]])
     """
-    if not tensors:
-        raise ValueError("cat: tensors: expected at least one, got none")
-    first = tensors[0]
+    if not isinstance(tensors, list | tuple):
+        raise TypeError(f"cat: tensors: expected a list or a tuple, got {type(tensors).__name__}")
+    first = _first("cat", tensors)
     for number, other in enumerate(tensors):
         if not first.level.same_as(other.level):
             raise ValueError(
@@ -56,6 +57,7 @@ def union(*tensors: SparseTensor, reduce: Reduction = "sum") -> SparseTensor:
         The tensor, its rows sorted, with a cache of its own.
 
     Raises:
+        TypeError: They are no sparse tensors.
         ValueError: There is none, or they do not fit together.
 
     Example:
@@ -78,6 +80,7 @@ def intersection(*tensors: SparseTensor, reduce: Reduction = "sum") -> SparseTen
         The tensor, its rows sorted, with a cache of its own.
 
     Raises:
+        TypeError: They are no sparse tensors.
         ValueError: There is none, or they do not fit together.
 
     Example:
@@ -90,14 +93,21 @@ def intersection(*tensors: SparseTensor, reduce: Reduction = "sum") -> SparseTen
     return whole.prune(counts == len(tensors))
 
 
+def _first(name: str, tensors: Sequence[SparseTensor]) -> SparseTensor:
+    """The first of several sparse tensors, after a check that that is what they are."""
+    if not tensors:
+        raise ValueError(f"{name}: tensors: expected at least one, got none")
+    for number, tensor in enumerate(tensors):
+        check_kind(name, f"tensors[{number}]", tensor, SparseTensor)
+    return tensors[0]
+
+
 def _combined(
     name: str, tensors: Sequence[SparseTensor], reduce: Reduction
 ) -> tuple[SparseTensor, torch.Tensor]:
     """The union, and how many of the tensors have each of its rows."""
-    if not tensors:
-        raise ValueError(f"{name}: tensors: expected at least one, got none")
     one_of(name, "reduce", reduce, REDUCTIONS)
-    first = tensors[0]
+    first = _first(name, tensors)
     for number, other in enumerate(tensors):
         other.level.check_unchanged()
         for what in ("stride", "channels", "device", "dtype"):

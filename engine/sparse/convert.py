@@ -14,10 +14,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from .arguments import (
+    MOST_DIMENSIONS,
+    Ints,
+    check_kind,
+    check_tensor,
+    flag,
+    ints,
+    one_of,
+    shown,
+    whole,
+)
+
 KernelSize = tuple[int, ...]
+_NAME = "convert_state_dict"
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,7 @@ def convert_state_dict(
     strided: Collection[str] = (),
     keep: Collection[str] = (),
     prefixes: Mapping[str, str] | None = None,
+    strict: bool = True,
 ) -> dict[str, Tensor]:
     """Rewrites the sparse convolutions of a state dict in another library's layout.
 
@@ -76,13 +91,16 @@ def convert_state_dict(
             some libraries keep in another shape.
         keep: Names of modules to leave alone, such as dense 3-D convolutions.
         prefixes: Beginnings of names to replace, old to new; the longest that fits is taken.
+        strict: Whether entries that look like convolutions of another layout, or of another number
+            of axes, are an error; otherwise they stay what they are.
 
     Returns:
         A new dict in the same order. Tensors that needed no change are the same objects.
 
     Raises:
-        ValueError: A layout's name is unknown, two entries would get one name, or a kernel's size
-            cannot be told.
+        TypeError: The state dict is no mapping of tensors, or an argument of another kind.
+        ValueError: A layout's name is unknown, two entries would get one name, a kernel's size
+            cannot be told, or (strict) a convolution is in another layout.
 
     Example:
         >>> import torch
@@ -95,12 +113,15 @@ def convert_state_dict(
         True
     """
     old, new = _layout("source", source), _layout("target", target)
+    _check_arguments(state_dict, ndim, kernel_sizes, strided, keep, prefixes)
     sizes = dict(kernel_sizes or {})
     modules = {
         name.rpartition(".")[0]
         for name, value in state_dict.items()
         if _is_convolution(name, value, old, ndim)
     } - set(keep)
+    if flag(_NAME, "strict", strict):
+        _check_all_known(state_dict, modules | set(keep), source, ndim)
     norms = {name.rpartition(".")[0] for name in state_dict if name.endswith("running_mean")}
     converted: dict[str, Tensor] = {}
     for name, value in state_dict.items():
@@ -122,11 +143,50 @@ def convert_state_dict(
 
 
 def _layout(argument: str, name: str) -> Layout:
-    if name not in LAYOUTS:
-        raise ValueError(
-            f"convert_state_dict: {argument}: expected one of {tuple(LAYOUTS)}, got {name!r}"
-        )
-    return LAYOUTS[name]
+    return LAYOUTS[one_of(_NAME, argument, name, tuple(LAYOUTS))]
+
+
+def _check_arguments(
+    state_dict: object,
+    ndim: int,
+    kernel_sizes: object,
+    strided: Any,
+    keep: Any,
+    prefixes: Mapping[str, str] | None,
+) -> None:
+    check_kind(_NAME, "state_dict", state_dict, Mapping)
+    assert isinstance(state_dict, Mapping)
+    for name, value in state_dict.items():
+        check_tensor(_NAME, f"state_dict[{name!r}]", value)
+    if whole(_NAME, "ndim", ndim) > MOST_DIMENSIONS:
+        raise ValueError(f"{_NAME}: ndim: expected 1 to {MOST_DIMENSIONS}, got {ndim}")
+    for argument, mapping in (("kernel_sizes", kernel_sizes), ("prefixes", prefixes)):
+        if mapping is not None:
+            check_kind(_NAME, argument, mapping, Mapping)
+    for old, new in (prefixes or {}).items():
+        check_kind(_NAME, "prefixes", old, str)
+        check_kind(_NAME, "prefixes", new, str)
+    for argument, names in (("strided", strided), ("keep", keep)):
+        listed = isinstance(names, Collection) and not isinstance(names, str | bytes | Tensor)
+        if not listed or not all(isinstance(name, str) for name in names):
+            raise TypeError(
+                f"{_NAME}: {argument}: expected a list of names of modules, got {shown(names)}"
+            )
+
+
+def _check_all_known(
+    state_dict: Mapping[str, Tensor], known: Collection[str], source: str, ndim: int
+) -> None:
+    """Raises if something of a module that is not known looks like a sparse convolution."""
+    for name, value in state_dict.items():
+        module, _, leaf = name.rpartition(".")
+        # A weight of 2 to 4 axes is a layer of torch: a product, or a dense convolution.
+        if module not in known and (leaf == "kernel" or (leaf == "weight" and value.dim() > 4)):
+            raise ValueError(
+                f"{_NAME}: state_dict[{name!r}]: expected no convolution but those of {source!r} "
+                f"with ndim={ndim}, got shape {list(value.shape)}; source or ndim may be another, "
+                f"keep=[{module!r}] leaves it alone, strict=False all such"
+            )
 
 
 def _is_convolution(name: str, value: Tensor, layout: Layout, ndim: int) -> bool:
@@ -137,14 +197,14 @@ def _is_convolution(name: str, value: Tensor, layout: Layout, ndim: int) -> bool
 
 
 def _kernel_size(
-    module: str, value: Tensor, layout: Layout, ndim: int, sizes: dict[str, KernelSize]
+    module: str, value: Tensor, layout: Layout, ndim: int, sizes: Mapping[str, Ints]
 ) -> KernelSize:
     """The size of a kernel: seen, told, or that of the cube with so many taps."""
     if not layout.flat:
         return layout.kernel_size(value)
     taps = value.shape[0] if value.dim() == 3 else 1
-    size = tuple(sizes.get(module, (round(taps ** (1 / ndim)),) * ndim))
-    if len(size) != ndim or math.prod(size) != taps:
+    size = ints(_NAME, "kernel_sizes", sizes.get(module, round(taps ** (1 / ndim))), ndim)
+    if math.prod(size) != taps:
         raise ValueError(
             f"convert_state_dict: kernel_sizes: {module!r} has {taps} taps; expected its size of "
             f"{ndim} axes, got {sizes.get(module)}"

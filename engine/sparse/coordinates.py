@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...cuda.sparse import map_ops, pool_ops
 from ...cuda.sparse.kernel_map import lasting
-from ...cuda.sparse.map_ops import CoordinateIndex
+from ...cuda.sparse.map_ops import Bounds, CoordinateIndex
 from ...cuda.sparse.pool_ops import Segments
 
 
@@ -28,6 +28,8 @@ class Level:
         spatial_range: Per axis, coordinates lie in 0 to here, exclusive; None: unbounded.
         batch_size: Items of the batch.
         number: Which of its cache's levels it is.
+        limits: Numbers that no column leaves, batch included; None: nobody knows them yet.
+        index: What finds the row of a coordinate, if it was made.
 
     Example:
         >>> level = Level(torch.tensor([[0, 5, 5], [1, 5, 6]], dtype=torch.int32), (1, 1), None, 2)
@@ -42,6 +44,8 @@ class Level:
         spatial_range: tuple[int, ...] | None,
         batch_size: int,
         number: int = 0,
+        limits: Bounds | None = None,
+        index: CoordinateIndex | None = None,
     ) -> None:
         self.tensor = coords
         self.stride = stride
@@ -49,6 +53,8 @@ class Level:
         self.batch_size = batch_size
         self.number = number
         self.ndim = coords.shape[1] - 1
+        self._limits = limits
+        self._index = index
         self._version = None if coords.is_inference() else coords._version
 
     def __len__(self) -> int:
@@ -63,19 +69,38 @@ class Level:
         """Raises if the coordinates were written to after the level was made.
 
         Raises:
-            ValueError: They were.
+            ValueError: They were. What is compiled does not look.
         """
+        if torch.compiler.is_compiling():
+            return
         if self._version is not None and self.tensor._version != self._version:
             raise ValueError(
                 "SparseTensor: coords: were edited in place after the tensor was made, so its maps "
                 "are no longer true; edit a copy and make a new SparseTensor of it"
             )
 
-    @cached_property
+    @property
     def index(self) -> CoordinateIndex:
         """What finds the row of a coordinate."""
-        with lasting():
-            return map_ops.sparse_index(self.tensor)
+        if self._index is None:
+            with lasting():
+                self._index = map_ops.sparse_index(self.tensor)
+        return self._index
+
+    def adopt_index(self, index: CoordinateIndex | None) -> None:
+        """Takes over an index that was made together with others.
+
+        Args:
+            index: Of these coordinates; None: none was made.
+        """
+        self._index = self._index or index
+
+    @property
+    def limits(self) -> Bounds:
+        """Numbers that no column leaves, batch included; the host may wait for the device once."""
+        if self._limits is None:
+            self._limits = map_ops.sparse_bounds(self.tensor)
+        return self._limits
 
     @cached_property
     def bounds(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

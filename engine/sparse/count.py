@@ -11,6 +11,7 @@ from torch import nn
 
 from ...cuda.sparse.kernel_map import KernelMap
 from ...cuda.sparse.tuning import default_schedule, padded_pairs
+from .arguments import check_kind
 from .nn.convolution import Convolution
 from .plan import evaluating
 from .tensor import SparseTensor
@@ -81,6 +82,8 @@ def count_operations(model: nn.Module, x: SparseTensor) -> OperationCount:
         >>> count.layers[0].pairs, count.multiply_adds
         (4, 64)
     """
+    check_kind("count_operations", "model", model, nn.Module)
+    check_kind("count_operations", "x", x, SparseTensor)
     layers: list[LayerCount] = []
     names = {module: name for name, module in model.named_modules()}
 

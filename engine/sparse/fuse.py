@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .arguments import check_kind
 from .nn.activation import known
 from .nn.containers import FusedResidual, Residual, Sequential
 from .nn.convolution import Convolution
@@ -28,6 +29,9 @@ def fuse(model: nn.Module) -> nn.Module:
     Returns:
         A copy in evaluation mode that gives the same outputs up to rounding.
 
+    Raises:
+        TypeError: It is no module.
+
     Example:
         >>> from fieldline.engine.sparse import nn
         >>> fuse(nn.Sequential(nn.SubmConv3d(2, 4, 3), nn.BatchNorm(4), nn.ReLU()))
@@ -35,6 +39,7 @@ def fuse(model: nn.Module) -> nn.Module:
           (0): SubmConv3d(2, 4, kernel_size=(3, 3, 3), activation='relu')
         )
     """
+    check_kind("fuse", "model", model, nn.Module)
     model = copy.deepcopy(model).eval()
     uses = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     with torch.no_grad():

@@ -13,11 +13,14 @@ Nothing is remembered here: `cache.MapCache` does that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from ...cuda.sparse import map_ops
+from ...cuda.sparse.coordinate_ops import BEYOND, LOWEST
 from ...cuda.sparse.kernel_map import KernelMap
-from ...cuda.sparse.map_ops import CoordinateIndex, Taps
+from ...cuda.sparse.map_ops import Bounds, CoordinateIndex, Taps
 
 Shape = tuple[int, ...]
 
@@ -98,23 +101,70 @@ def transposed_range(spatial_range: Shape, taps: Taps, output_padding: Shape) ->
     )
 
 
-def submanifold_map(index: CoordinateIndex, taps: Taps) -> KernelMap:
+def strided_limits(limits: Bounds, taps: Taps) -> Bounds:
+    """Numbers that the coordinates which a strided convolution reaches do not leave.
+
+    Args:
+        limits: Of its input, batch included.
+        taps: Of the convolution.
+
+    Returns:
+        The lowest and the highest, batch included.
+
+    Example:
+        >>> strided_limits(((0, -3), (1, 8)), strided_taps((3,), (2,), (1,), (1,)))
+        ((0, -2), (1, 4))
+    """
+    low, high = [limits[0][0]], [limits[1][0]]
+    for least, most, k, s, d, o in zip(limits[0][1:], limits[1][1:], *taps):
+        low.append(max(-((o + d * (k - 1) - least) // s), LOWEST))
+        high.append(min((most - o) // s, BEYOND - 1))
+    return tuple(low), tuple(high)
+
+
+def transposed_limits(limits: Bounds, taps: Taps) -> Bounds:
+    """Numbers that the coordinates which a transposed convolution reaches do not leave.
+
+    Args:
+        limits: Of its input, batch included.
+        taps: Of the convolution.
+
+    Returns:
+        The lowest and the highest, batch included.
+
+    Example:
+        >>> transposed_limits(((0, -2), (1, 4)), strided_taps((3,), (2,), (1,), (1,)))
+        ((0, -5), (1, 9))
+    """
+    low, high = [limits[0][0]], [limits[1][0]]
+    for least, most, k, s, d, o in zip(limits[0][1:], limits[1][1:], *taps):
+        low.append(max(least * s + o, LOWEST))
+        high.append(min(most * s + o + d * (k - 1), BEYOND - 1))
+    return tuple(low), tuple(high)
+
+
+def submanifold_map(coords: Tensor, taps: Taps, index: Callable[[], CoordinateIndex]) -> KernelMap:
     """The map of a submanifold convolution.
 
     Args:
-        index: Of its coordinates (`map_ops.sparse_index`).
+        coords: int32 [N, 1 + D].
         taps: From `submanifold_taps`.
+        index: Gives the index of the coordinates (`map_ops.sparse_index`), which one tap needs not.
 
     Returns:
         The map; odd kernels' maps are symmetric.
     """
     if taps.count == 1:
-        return KernelMap.identity(index.coords.shape[0], index.coords.device)
-    return map_between(index, index.coords, taps, all(k % 2 == 1 for k in taps.kernel_size))
+        return KernelMap.identity(coords.shape[0], coords.device)
+    return map_between(index(), coords, taps, all(k % 2 == 1 for k in taps.kernel_size))
 
 
 def strided_map(
-    index: CoordinateIndex, taps: Taps, low: Shape | None = None, high: Shape | None = None
+    index: CoordinateIndex,
+    taps: Taps,
+    low: Shape | None = None,
+    high: Shape | None = None,
+    limits: Bounds | None = None,
 ) -> tuple[Tensor, KernelMap]:
     """The map of a strided convolution and the coordinates it reaches.
 
@@ -123,16 +173,21 @@ def strided_map(
         taps: Of the convolution.
         low: Per axis, the lowest coarse coordinate; None: unbounded.
         high: Per axis, one above the highest; None: unbounded.
+        limits: Numbers that no column of the coordinates leaves, if somebody knows them.
 
     Returns:
         coarse coordinates int32 [M, 1 + D], sorted, and the map from fine to coarse.
     """
-    coarse = map_ops.sparse_coarse_coordinates(index.coords, taps, low, high)
+    coarse = map_ops.sparse_coarse_coordinates(index.coords, taps, low, high, limits)
     return coarse, map_between(index, coarse, taps)
 
 
 def transposed_map(
-    coords: Tensor, taps: Taps, low: Shape | None = None, high: Shape | None = None
+    coords: Tensor,
+    taps: Taps,
+    low: Shape | None = None,
+    high: Shape | None = None,
+    limits: Bounds | None = None,
 ) -> tuple[Tensor, KernelMap]:
     """The map of a transposed convolution and the coordinates it reaches.
 
@@ -141,11 +196,12 @@ def transposed_map(
         taps: Of the convolution.
         low: Per axis, the lowest fine coordinate; None: unbounded.
         high: Per axis, one above the highest; None: unbounded.
+        limits: Numbers that no column of the coordinates leaves, if somebody knows them.
 
     Returns:
         fine coordinates int32 [N, 1 + D], sorted, and the map from coarse to fine.
     """
-    fine = map_ops.sparse_fine_coordinates(coords, taps, low, high)
+    fine = map_ops.sparse_fine_coordinates(coords, taps, low, high, limits)
     return fine, map_between(map_ops.sparse_index(fine), coords, taps).reverse
 
 
@@ -165,7 +221,7 @@ def map_between(
     """
     n_fine, n_coarse = index.coords.shape[0], coarse.shape[0]
     # A GPU reads maps as tables, a CPU as pairs, and makes those without a table in between.
-    if coarse.is_cuda:
+    if map_ops.runs_cuda(coarse):
         table = map_ops.sparse_kernel_table(index, coarse, taps, symmetric)
         return KernelMap.from_table(table, n_fine, symmetric)
     pairs = map_ops.sparse_kernel_pairs(index, coarse, taps, symmetric)

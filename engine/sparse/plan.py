@@ -2,8 +2,8 @@
 """All maps of a network at once, before it runs.
 
 A network always takes the same way from level to level, whatever its input. A plan is that way: the
-keys of its maps in the order in which they were made. On new coordinates it makes all of them in
-one go; on coordinates that it has seen, none.
+keys of its maps in the order in which they were made, and what layers asked of them. On new
+coordinates it makes all of it in one go; on coordinates that it has seen, nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ...cuda.sparse.kernel_map import lasting
-from .arguments import check_rows
+from .arguments import check_coordinates, check_kind, check_rows, flag, whole
 from .cache import Key, MapCache
+from .coordinates import Level
+from .foresee import Way, make_reverses
 from .tensor import SparseTensor
 
 
@@ -27,7 +28,8 @@ class Plan:
         x: The input that it was found with; others have its spatial range.
         keys: Of the maps, in the order in which they are made.
         gradients: Whether what backward passes need is made as well.
-        capacity: Inputs whose maps are kept; of more, the oldest go.
+        capacity: Inputs whose maps are kept; of more, those longest unused go, but for
+            the last one made.
 
     Example:
         >>> x = SparseTensor(torch.zeros(1, 4, dtype=torch.int32), torch.ones(1, 2))
@@ -44,9 +46,11 @@ class Plan:
         self.gradients = gradients
         self.capacity = capacity
         self._like = x.level
-        self._descent = _descent(x.maps)
-        self._seen: list[MapCache] = []
-        self(x)
+        self._seen = [x.maps][:capacity]
+        self._last = x.maps  # tells what layers ask for
+        self._way: Way | None = None
+        if gradients:
+            make_reverses(x.maps)
 
     def tensor(self, coords: Tensor, feats: Tensor, batch_size: int | None = None) -> SparseTensor:
         """A tensor whose maps exist.
@@ -63,14 +67,20 @@ class Plan:
             TypeError: As `SparseTensor`.
             ValueError: As `SparseTensor`.
         """
-        batch_size = self._like.batch_size if batch_size is None else batch_size
-        for cache in self._seen:
+        check_coordinates("Plan.tensor", "coords", coords, self._like.ndim)
+        if batch_size is None:
+            batch_size = self._like.batch_size
+        else:
+            batch_size = whole("Plan.tensor", "batch_size", batch_size, 0)
+        # Asked of all of them, a GPU would be waited for once each.
+        for cache in self._seen[:1]:
             root = cache.levels[0]
             if root.batch_size == batch_size and root.holds(coords):
                 check_rows("Plan.tensor", "feats", feats, len(root), root.device)
                 return SparseTensor.on(feats, root, cache)
         like = self._like
-        return self(SparseTensor(coords, feats, like.stride, like.spatial_range, batch_size))
+        x = SparseTensor(coords, feats, like.stride, like.spatial_range, batch_size)
+        return self._planned(x, self._seen[1:])
 
     def __call__(self, x: SparseTensor) -> SparseTensor:
         """The same tensor, with maps.
@@ -82,42 +92,49 @@ class Plan:
             Its features on coordinates whose maps exist.
 
         Raises:
+            TypeError: It is no sparse tensor.
             ValueError: Its spatial range is not that of the plan's first input.
         """
+        check_kind("Plan", "x", x, SparseTensor)
         if x.spatial_range != self._like.spatial_range:
             raise ValueError(
                 f"Plan: x: expected spatial_range {self._like.spatial_range} as the plan was made "
                 f"for, got {x.spatial_range}"
             )
-        for cache in self._seen:
+        return self._planned(x, self._seen)
+
+    def _planned(self, x: SparseTensor, seen: list[MapCache]) -> SparseTensor:
+        for cache in seen:
             root = cache.levels[0]
-            if root.same_as(x.level) and root.batch_size == x.batch_size:
+            if _may_be_same(root, x.level) and root.same_as(x.level):
+                self._seen = [cache, *(other for other in self._seen if other is not cache)]
                 return SparseTensor.on(x.feats, root, cache)
-        self._make(x.maps)
+        return self._make(x)
+
+    def _make(self, x: SparseTensor) -> SparseTensor:
+        if x.maps.entries:
+            for number, recipe in self.keys:
+                x.maps.find(x.maps.levels[number], recipe)
+            if self.gradients:
+                make_reverses(x.maps)
+        else:
+            if self._way is None or not self._way.covers(self._last):
+                self._way = Way(self._last, self.gradients)
+            self._way.go(x.maps)
+        self._last = x.maps
         self._seen = [x.maps, *self._seen][: self.capacity]
         return x
-
-    def _make(self, cache: MapCache) -> None:
-        cache.foresee(self._descent)
-        for number, recipe in self.keys:
-            kernel_map, _ = cache.find(cache.levels[number], recipe)
-            if self.gradients and not kernel_map.symmetric:
-                with lasting():
-                    kernel_map.reverse  # noqa: B018 - made when it is first looked at
 
     def __repr__(self) -> str:
         return f"Plan({len(self.keys)} maps, {len(self._seen)} inputs seen)"
 
 
-def _descent(cache: MapCache) -> list[Key]:
-    """The keys that lead from the root to coarser and coarser levels."""
-    chain, number = [], 0
-    while key := next(
-        (k for k in cache.entries if k[0] == number and k[1].kind == "strided"), None
-    ):
-        chain.append(key)
-        number = cache.entries[key].level
-    return chain
+def _may_be_same(root: Level, other: Level) -> bool:
+    """False where two sets differ in what the host knows of them."""
+    if root is other:
+        return True
+    sizes = root.batch_size == other.batch_size and len(root) == len(other)
+    return sizes and root.limits == other.limits
 
 
 def plan(x: SparseTensor, model: nn.Module, gradients: bool | None = None) -> Plan:
@@ -137,6 +154,7 @@ def plan(x: SparseTensor, model: nn.Module, gradients: bool | None = None) -> Pl
         The plan, which prepares other inputs.
 
     Raises:
+        TypeError: An argument is of another kind.
         ValueError: The tensor comes out of a network.
 
     Example:
@@ -145,13 +163,18 @@ def plan(x: SparseTensor, model: nn.Module, gradients: bool | None = None) -> Pl
         >>> plan(x, nn.Sequential(nn.SubmConv3d(2, 4, 3), nn.MaxPool(2)))
         Plan(2 maps, 1 inputs seen)
     """
+    check_kind("plan", "x", x, SparseTensor)
+    check_kind("plan", "model", model, nn.Module)
+    if gradients is None:
+        gradients = model.training
+    flag("plan", "gradients", gradients)
     if x.level is not x.maps.levels[0]:
         raise ValueError(
             "plan: x: expected an input of a network, got a tensor that layers made of another"
         )
     with evaluating(model), torch.no_grad():
         model(x)
-    return Plan(x, tuple(x.maps.entries), model.training if gradients is None else gradients)
+    return Plan(x, tuple(x.maps.entries), gradients)
 
 
 @contextmanager

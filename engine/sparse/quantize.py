@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from ...cuda.sparse import map_ops
-from .arguments import MOST_DIMENSIONS, check_coordinates, check_tensor
+from .arguments import (
+    MOST_DIMENSIONS,
+    check_coordinates,
+    check_real,
+    check_tensor,
+    check_whole,
+    dtype_text,
+    shown,
+)
 
 
 class Quantized(NamedTuple):
@@ -79,21 +87,24 @@ def in_voxels(name: str, points: Tensor, voxel_size: float | tuple[float, ...] |
         >>> in_voxels("f", torch.tensor([[1.0, 2.0]]), (0.5, 2.0)).tolist()
         [[2.0, 1.0]]
     """
-    check_tensor(name, "points", points)
+    check_real(name, "points", points)
     if points.dim() != 2 or not 1 <= points.shape[1] <= MOST_DIMENSIONS:
         raise ValueError(
             f"{name}: points: expected shape [N, D] with D = 1 to 4, got {list(points.shape)}"
         )
     try:
+        if isinstance(voxel_size, bool):
+            raise TypeError
         size = torch.as_tensor(voxel_size, dtype=torch.float64, device=points.device)
-    except (TypeError, ValueError) as error:
-        kind = type(voxel_size).__name__
-        raise TypeError(f"{name}: voxel_size: expected a length, got {kind}") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name}: voxel_size: expected a length, got {shown(voxel_size)}"
+        ) from error
     right = size.dim() <= 1 and size.numel() in (1, points.shape[1])
     if not right or not bool(((size > 0) & size.isfinite()).all()):
         raise ValueError(
             f"{name}: voxel_size: expected a positive length, or {points.shape[1]} of them, "
-            f"got {voxel_size}"
+            f"got {shown(voxel_size)}"
         )
     return points.double() / size
 
@@ -110,6 +121,7 @@ def batch_column(name: str, batch: Tensor | None, points: Tensor) -> Tensor:
         int32 [N, 1].
 
     Raises:
+        TypeError: They are no whole numbers.
         ValueError: The shape or the device is another, or an item is beyond int32.
 
     Example:
@@ -119,11 +131,11 @@ def batch_column(name: str, batch: Tensor | None, points: Tensor) -> Tensor:
     n = points.shape[0]
     if batch is None:
         return torch.zeros(n, 1, dtype=torch.int32, device=points.device)
-    check_tensor(name, "batch", batch)
-    if batch.shape != (n,) or batch.is_floating_point() or batch.device != points.device:
+    check_whole(name, "batch", batch)
+    if batch.shape != (n,) or batch.device != points.device:
         raise ValueError(
-            f"{name}: batch: expected whole numbers of shape [{n}] on {points.device}, "
-            f"got {batch.dtype} {list(batch.shape)} on {batch.device}"
+            f"{name}: batch: expected shape [{n}] on {points.device}, "
+            f"got {list(batch.shape)} on {batch.device}"
         )
     narrow = batch.int()
     if batch.dtype == torch.int64 and not torch.equal(narrow.long(), batch):
@@ -166,6 +178,7 @@ def hash_query(queries: Tensor, keys: Tensor) -> Tensor:
 
     Raises:
         TypeError: They are not int64.
+        ValueError: The keys have another shape, or are on another device.
 
     Example:
         >>> hash_query(torch.tensor([5, 8]), torch.tensor([9, 5, 5])).tolist()
@@ -174,7 +187,12 @@ def hash_query(queries: Tensor, keys: Tensor) -> Tensor:
     for argument, tensor in (("queries", queries), ("keys", keys)):
         check_tensor("hash_query", argument, tensor)
         if tensor.dtype != torch.int64:
-            raise TypeError(f"hash_query: {argument}: expected int64, got {tensor.dtype}")
+            got = dtype_text(tensor.dtype)
+            raise TypeError(f"hash_query: {argument}: expected int64, got {got}")
+    if queries.device != keys.device:
+        raise ValueError(
+            f"hash_query: keys: expected the device of queries, {queries.device}, got {keys.device}"
+        )
     if keys.dim() != 1:
         raise ValueError(f"hash_query: keys: expected shape [M], got {list(keys.shape)}")
     if keys.numel() == 0:

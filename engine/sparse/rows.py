@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ...cuda.sparse import map_ops, pool_ops
-from .arguments import REDUCTIONS, Reduction, ints
+from ...cuda.sparse.map_ops import Bounds
+from .arguments import REDUCTIONS, Reduction, whole
 
 
 def checked_batch_size(
@@ -15,14 +16,16 @@ def checked_batch_size(
     spatial_range: tuple[int, ...] | None,
     batch_size: int | None,
     name: str = "SparseTensor",
+    limits: Bounds | None = None,
 ) -> int:
-    """The batch size, after a check that all coordinates are in range: one wait for the device.
+    """The batch size, after a check that all coordinates are in range.
 
     Args:
         coords: int32 [N, 1 + D].
         spatial_range: Per axis, coordinates lie in 0 to here, exclusive; None: unbounded.
         batch_size: Batch items lie in 0 to here, exclusive; None: one more than the highest.
         name: What errors call the function.
+        limits: The lowest and highest of each column; None: the host waits to find them out.
 
     Returns:
         The batch size.
@@ -34,9 +37,9 @@ def checked_batch_size(
         >>> checked_batch_size(torch.tensor([[2, 5]], dtype=torch.int32), (6,), None)
         3
     """
-    low, high = map_ops.sparse_bounds(coords)
+    low, high = limits or map_ops.sparse_bounds(coords)
     if batch_size is not None:
-        (batch_size,) = ints(name, "batch_size", batch_size, 1, 0)
+        batch_size = whole(name, "batch_size", batch_size, 0)
     if coords.shape[0] == 0:
         return batch_size or 0
     if low[0] < 0 or (batch_size is not None and high[0] >= batch_size):

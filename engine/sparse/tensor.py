@@ -10,29 +10,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...cuda.sparse import map_ops, pool_ops
+from ...cuda.sparse.kernel_map import lasting
 from . import interpolate
 from .arguments import (
     REDUCTIONS,
     Ints,
     Reduction,
     check_coordinates,
+    check_mask,
+    check_real,
     check_rows,
-    check_tensor,
+    check_volume,
+    device_here,
     ints,
     one_of,
+    shown,
 )
 from .cache import MapCache
 from .coordinates import Level
 from .quantize import quantize
 from .rows import checked_batch_size, duplicate_text, merged
-
-LARGEST_DENSE = 2**40
 
 
 class Voxelized(NamedTuple):
@@ -50,7 +54,8 @@ class SparseTensor:
     Args:
         coords: int32 [N, 1 + D], batch item first, D = 1 to 4; in units of ``stride``, of any
             value. They are copied.
-        feats: [N, C], a row for each coordinate.
+        feats: [N, C], a row for each coordinate, of any real type: labels may be whole numbers,
+            layers want floating ones.
         stride: What one step of a coordinate means at the network's input; a number or D.
         spatial_range: Per axis, coordinates lie in 0 to here, exclusive, and convolutions give what
             dense ones of that size would; default: unbounded.
@@ -59,7 +64,8 @@ class SparseTensor:
             "max", "min" of them, where the first one was.
 
     Raises:
-        TypeError: Coordinates are not int32, or an argument is of another kind.
+        TypeError: Coordinates are not int32, features not real, or an argument is of another
+            kind.
         ValueError: Shapes or devices do not fit together, a coordinate is out of range, or two are
             equal.
 
@@ -90,16 +96,18 @@ class SparseTensor:
         stride = ints(name, "stride", stride, ndim)
         if spatial_range is not None:
             spatial_range = ints(name, "spatial_range", spatial_range, ndim, 0)
-        batch_size = checked_batch_size(coords, spatial_range, batch_size)
         # A copy: whoever handed the coordinates in may go on writing to them.
         coords = coords.detach().clone(memory_format=torch.contiguous_format)
-        level = Level(coords, stride, spatial_range, batch_size)
-        rows = map_ops.sparse_lookup(level.index, coords)
-        if not torch.equal(rows.long(), torch.arange(len(level), device=coords.device)):
+        with lasting():
+            index = map_ops.sparse_index(coords)
+        limits, repeated = index.survey()
+        batch_size = checked_batch_size(coords, spatial_range, batch_size, limits=limits)
+        if repeated:
             if reduce == "error":
-                raise ValueError(duplicate_text(coords, rows))
+                raise ValueError(duplicate_text(coords, map_ops.sparse_lookup(index, coords)))
             coords, feats = merged(coords, feats, reduce)
-            level = Level(coords, stride, spatial_range, batch_size)
+            index = None
+        level = Level(coords, stride, spatial_range, batch_size, limits=limits, index=index)
         self.feats, self.level, self.maps = feats, level, MapCache(level)
 
     @staticmethod
@@ -133,6 +141,7 @@ class SparseTensor:
             The tensor; it shares coordinates and cache with this one.
 
         Raises:
+            TypeError: They are no tensor of real numbers.
             ValueError: There are more or fewer rows, or they are on another device.
 
         Example:
@@ -146,6 +155,7 @@ class SparseTensor:
             or feats.dim() != 2
             or feats.shape[0] != held.shape[0]
             or feats.device != held.device
+            or feats.is_complex()
         ):
             check_rows("SparseTensor.replace", "feats", feats, len(self), self.device)
         return SparseTensor.on(feats, self.level, self.maps)
@@ -224,13 +234,27 @@ class SparseTensor:
         Returns:
             The tensor.
 
+        Raises:
+            TypeError: It is asked for another kind of thing, or a type that is not real.
+            ValueError: There is no such device here.
+
         Example:
             >>> x = SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.ones(1, 2))
             >>> x.to(torch.float64).dtype
             torch.float64
         """
+        name = "SparseTensor.to"
         args = tuple(a.feats if isinstance(a, SparseTensor) else a for a in args)
+        for where in (*args[:1], kwargs.get("device")):
+            # torch takes a lone number or truth value for a tensor to be like.
+            if isinstance(where, bool | float | complex):
+                raise TypeError(
+                    f"{name}: expected a device, a dtype or a tensor first, got {shown(where)}"
+                )
+            if isinstance(where, str | int | torch.device):
+                device_here(name, "device", where)
         feats = self.feats.to(*args, **kwargs)
+        check_real(name, "dtype", feats)
         if feats.device == self.device:
             return SparseTensor.on(feats, self.level, self.maps)
         self.level.check_unchanged()
@@ -244,9 +268,11 @@ class SparseTensor:
 
     def cuda(self, device: int | str | torch.device | None = None) -> SparseTensor:
         """The tensor on a GPU; the current one by default."""
-        return self.to(
-            torch.device("cuda", device) if isinstance(device, int) else device or "cuda"
-        )
+        name = "SparseTensor.cuda"
+        place = device_here(name, "device", "cuda" if device is None else device)
+        if place.type != "cuda":
+            raise ValueError(f"{name}: device: expected a GPU, got {place}")
+        return self.to(place)
 
     def half(self) -> SparseTensor:
         """The tensor with features in float16."""
@@ -262,7 +288,7 @@ class SparseTensor:
 
     # -- arithmetic on the same coordinates --------------------------------------------------------
 
-    def _operand(self, name: str, other: SparseTensor | Tensor | complex) -> Any:
+    def _operand(self, name: str, other: SparseTensor | Tensor | float) -> Any:
         if not isinstance(other, SparseTensor):
             return other
         if not self.level.same_as(other.level):
@@ -271,15 +297,27 @@ class SparseTensor:
                 f"({len(self)} rows, stride {self.stride}), got others ({len(other)} rows, stride "
                 f"{other.stride}); fieldline.sparse.union and intersection take different ones"
             )
+        own, its = self.feats.shape[1], other.feats.shape[1]
+        if own != its and 1 not in (own, its):
+            raise ValueError(
+                f"SparseTensor.{name}: other: expected {own} channels as this tensor, or 1, "
+                f"got {its}"
+            )
         return other.feats
 
-    def __add__(self, other: SparseTensor | Tensor | complex) -> SparseTensor:
+    def __add__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
+        if not isinstance(other, _OPERANDS):
+            return NotImplemented
         return self.replace(self.feats + self._operand("__add__", other))
 
-    def __sub__(self, other: SparseTensor | Tensor | complex) -> SparseTensor:
+    def __sub__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
+        if not isinstance(other, _OPERANDS):
+            return NotImplemented
         return self.replace(self.feats - self._operand("__sub__", other))
 
-    def __mul__(self, other: SparseTensor | Tensor | complex) -> SparseTensor:
+    def __mul__(self, other: SparseTensor | Tensor | float) -> SparseTensor:
+        if not isinstance(other, _OPERANDS):
+            return NotImplemented
         return self.replace(self.feats * self._operand("__mul__", other))
 
     __radd__ = __add__
@@ -306,14 +344,7 @@ class SparseTensor:
             >>> x.prune(x.feats[:, 0] > 0).coords.tolist()
             [[0, 1], [0, 3]]
         """
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            kind = getattr(mask, "dtype", type(mask).__name__)
-            raise TypeError(f"SparseTensor.prune: mask: expected bool, got {kind}")
-        if mask.shape != (len(self),) or mask.device != self.device:
-            raise ValueError(
-                f"SparseTensor.prune: mask: expected shape [{len(self)}] on {self.device}, "
-                f"got {list(mask.shape)} on {mask.device}"
-            )
+        check_mask("SparseTensor.prune", mask, (len(self),), self.device)
         self.level.check_unchanged()
         rows = mask.nonzero()[:, 0]
         coords = self.coords.index_select(0, rows)
@@ -369,19 +400,18 @@ class SparseTensor:
         self.level.check_unchanged()
         corner, sizes = self._box(low, high)
         volume = math.prod(sizes)
-        if self.batch_size * self.channels * volume > LARGEST_DENSE:
-            raise ValueError(
-                f"SparseTensor.dense: expected a box of at most 2^40 entries, got {sizes} of "
-                f"{self.batch_size} items and {self.channels} channels; crop first"
-            )
-        position = self.coords[:, 1:].long() - self.coords.new_tensor(corner, dtype=torch.int64)
-        inside = ((position >= 0) & (position < position.new_tensor(sizes))).all(1)
+        check_volume("SparseTensor.dense", (self.batch_size, self.channels, *sizes))
+        # What is outside the box goes to a row behind it: counting it would wait for the device.
         place = self.level.items
-        for axis, size in enumerate(sizes):
-            place = place * size + position[:, axis]
-        rows = inside.nonzero()[:, 0]
-        flat = self.feats.new_zeros(self.batch_size * volume, self.channels)
-        flat = flat.index_copy(0, place.index_select(0, rows), self.feats.index_select(0, rows))
+        inside = torch.ones_like(place, dtype=torch.bool)
+        for axis, (start, size) in enumerate(zip(corner, sizes)):
+            position = self.coords[:, 1 + axis].long() - start
+            inside = inside & (position >= 0) & (position < size)
+            place = place * size + position
+        count = self.batch_size * volume
+        place = torch.where(inside, place, count)
+        flat = self.feats.new_zeros(count + 1, self.channels).index_copy(0, place, self.feats)
+        flat = flat[:count]
         return flat.view(self.batch_size, *sizes, self.channels).movedim(-1, 1)
 
     def _box(self, low: Ints | None, high: Ints | None) -> tuple[tuple[int, ...], list[int]]:
@@ -412,14 +442,15 @@ class SparseTensor:
             The tensor, its rows sorted, its spatial range that of the dense one.
 
         Raises:
-            ValueError: Shapes do not fit together.
+            TypeError: The tensor is not of real numbers, or the mask not of bool.
+            ValueError: Shapes or devices do not fit together.
 
         Example:
             >>> SparseTensor.from_dense(torch.eye(3)[None, None]).coords.tolist()
             [[0, 0, 0], [0, 1, 1], [0, 2, 2]]
         """
         name = "SparseTensor.from_dense"
-        check_tensor(name, "dense", dense)
+        check_real(name, "dense", dense)
         if not 3 <= dense.dim() <= 6:
             raise ValueError(
                 f"{name}: dense: expected shape [batch_size, C, *sizes] with 1 to 4 sizes, "
@@ -428,9 +459,7 @@ class SparseTensor:
         batch_size, channels, *sizes = dense.shape
         if mask is None:
             mask = (dense != 0).any(1)
-        if mask.shape != (batch_size, *sizes):
-            expected = [batch_size, *sizes]
-            raise ValueError(f"{name}: mask: expected shape {expected}, got {list(mask.shape)}")
+        check_mask(name, mask, (batch_size, *sizes), dense.device)
         coords = mask.nonzero().int()
         rows = mask.reshape(-1).nonzero()[:, 0]
         feats = dense.movedim(1, -1).reshape(-1, channels).index_select(0, rows)
@@ -475,17 +504,17 @@ class SparseTensor:
         """
         name = "SparseTensor.from_points"
         one_of(name, "reduction", reduction, REDUCTIONS)
-        check_tensor(name, "points", points)
-        check_rows(name, "feats", feats, points.shape[0], points.device)
         voxels = quantize(points, voxel_size, batch, name=name)
+        check_rows(name, "feats", feats, points.shape[0], points.device)
         ndim = voxels.coords.shape[1] - 1
         if spatial_range is not None:
             spatial_range = ints(name, "spatial_range", spatial_range, ndim, 0)
-        batch_size = checked_batch_size(voxels.coords, spatial_range, batch_size, name)
+        limits = map_ops.sparse_bounds(voxels.coords)
+        batch_size = checked_batch_size(voxels.coords, spatial_range, batch_size, name, limits)
         rows = pool_ops.sparse_segment_reduce(
             feats, voxels.inverse, voxels.coords.shape[0], reduction
         )
-        level = Level(voxels.coords, (1,) * ndim, spatial_range, batch_size)
+        level = Level(voxels.coords, (1,) * ndim, spatial_range, batch_size, limits=limits)
         return Voxelized(SparseTensor.on(rows, level, MapCache(level)), voxels.inverse)
 
     def devoxelize(
@@ -529,6 +558,9 @@ class SparseTensor:
             return interpolate.at_rows(self.feats, inverse)
         assert points is not None
         return interpolate.at_points(self.feats, self.level, points, voxel_size, batch, mode)
+
+
+_OPERANDS = (SparseTensor, Tensor, Real)
 
 
 def _restored(feats: Tensor, *level: Any) -> SparseTensor:

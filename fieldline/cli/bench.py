@@ -71,10 +71,13 @@ class Bench:
 
         from ..datasets import load_point_cloud, synthetic
         from ..engine.sparse import count_operations
+        from ..engine.sparse.arguments import device_here
         from ..engine.sparse.models import configuration, measure
 
         chosen = configuration(self.model)
-        device, dtype = torch.device(self.device), getattr(torch, self.dtype)
+        device, dtype = device_here("bench", "device", self.device), getattr(torch, self.dtype)
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"bench: device: expected cpu or cuda, got {self.device!r}")
         if self.input is None:
             frame = synthetic.street()
         else:

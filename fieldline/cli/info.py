@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,40 +19,62 @@ class Info:
 
     path: tyro.conf.Positional[Path]
     """A file that fieldline reads, a folder of photos with poses, or a run folder."""
+    kind: str | None = None
+    """The data set that a .bin, .npy or .txt of points is of, where its values leave that open."""
     json: bool = False
     """Print one JSON object."""
 
     def run(self) -> int:
         """Prints what is there."""
-        facts = describe(self.path)
+        facts = describe(self.path, self.kind)
         if self.json:
             print_json(facts)
         else:
-            grids = facts.pop("grids", {})
+            parts = {one: facts.pop(many, {}) for one, many in PARTS.items()}
             rows = {name.replace("_", " "): readable(value) for name, value in facts.items()}
-            rows |= {f"grid {name or '-'}": readable(grid) for name, grid in grids.items()}
+            for one, found in parts.items():
+                rows |= {f"{one} {name or '-'}": readable(part) for name, part in found.items()}
             print_facts(rows)
         return 0
 
 
-def describe(path: Path) -> dict[str, Any]:
+# Facts that have a row for each of their parts.
+PARTS = {"grid": "grids", "channel": "channels"}
+
+
+def describe(path: Path, kind: str | None = None) -> dict[str, Any]:
     """Facts about whatever lies at a path.
+
+    Args:
+        path: A file or folder.
+        kind: Of points, as of `load_point_cloud`.
 
     Raises:
         FileNotFoundError: If nothing does.
     """
+    from ..datasets import is_point_cloud
     from ..representations.files import VDB_SUFFIXES, load
+    from ..representations.points import PointCloud
     from .inputs import SCENE_FILE
 
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if path.is_dir():
-        return describe_run(path) if (path / SCENE_FILE).exists() else describe_photos(path)
+        if (path / SCENE_FILE).exists():
+            return describe_run(path)
+        return describe_points(path, kind) if is_point_cloud(path) else describe_photos(path)
     if path.name.startswith("transforms") and path.suffix == ".json":
         return describe_photos(path)
     size = {"path": str(path), "bytes": path.stat().st_size}
     if path.suffix.lower() in VDB_SUFFIXES and path.is_file():
         return {**size, **describe_vdb(path)}
+    # A .ply may hold splats as well, which only its header tells.
+    if path.suffix.lower() == ".ply":
+        thing = load(path)
+        points = isinstance(thing, PointCloud)
+        return {**size, **(describe_points(path, kind) if points else describe_object(thing))}
+    if is_point_cloud(path):
+        return {**size, **describe_points(path, kind)}
     return {**size, **describe_object(load(path))}
 
 
@@ -69,6 +92,55 @@ def describe_object(thing: Any) -> dict[str, Any]:
     if hasattr(thing, "__len__"):
         facts["count"] = len(thing)
     return facts
+
+
+def describe_points(path: Path, kind: str | None) -> dict[str, Any]:
+    """How many points, where they are, what is known of each, and of which classes they are."""
+    from ..datasets import load_point_cloud
+
+    with warnings.catch_warnings():
+        # What is not finite is counted below.
+        warnings.simplefilter("ignore")
+        frame = load_point_cloud(path, kind)
+    finite = frame.points[frame.finite()]
+    facts: dict[str, Any] = {
+        "path": str(path),
+        "kind": "points",
+        "points": len(frame),
+        "not_finite": len(frame) - len(finite),
+    }
+    if len(finite):
+        low, high = finite.amin(0).tolist(), finite.amax(0).tolist()
+        facts |= {"lower_corner": low, "upper_corner": high}
+    if any(frame.origin):
+        facts["origin"] = list(frame.origin)
+    if frame.labels is not None:
+        facts["labels"] = count_labels(frame.labels, frame.classes)
+    if frame.instances is not None:
+        facts["instances"] = len(frame.instances.unique())
+    channels = {name: describe_channel(values) for name, values in frame.channels.items()}
+    return facts | ({"channels": channels} if channels else {})
+
+
+def describe_channel(values: Any) -> dict[str, Any]:
+    """The range of what was measured at each point."""
+    finite = values[values.isfinite()]
+    facts: dict[str, Any] = {}
+    if len(finite):
+        facts = {"lowest": float(finite.min()), "highest": float(finite.max())}
+    if len(finite) < len(values):
+        facts["not_finite"] = len(values) - len(finite)
+    return facts
+
+
+def count_labels(labels: Any, classes: tuple[str, ...]) -> dict[str, int]:
+    """Points of each class, by name where there is one."""
+    numbers, counts = labels.unique(return_counts=True)
+    names = [
+        classes[n] if 0 <= n < len(classes) else "none" if n == -1 else str(n)
+        for n in numbers.tolist()
+    ]
+    return dict(zip(names, counts.tolist()))
 
 
 def describe_splats(splats: Any) -> dict[str, Any]:

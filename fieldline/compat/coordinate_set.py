@@ -166,7 +166,9 @@ class CoordinateSet:
         key = kernel_size, dilation
         if key not in self._submanifold:
             taps = maps.submanifold_taps(kernel_size, dilation)
-            self._submanifold[key] = maps.submanifold_map(self.index, taps)
+            self._submanifold[key] = maps.submanifold_map(
+                self.unique_coords, taps, lambda: self.index
+            )
         return self._submanifold[key]
 
     def strided(self, taps: Taps, low: Shape | None, high: Shape | None) -> Reached:

@@ -19,7 +19,7 @@ from fieldline.cuda import library
 from fieldline.cuda.sparse import conv_ops, kernel_map
 from fieldline.cuda.sparse.conv_ops import sparse_convolution
 from fieldline.cuda.sparse.kernel_map import KernelMap
-from op_harness import Case, Error, Inputs, assert_near, parametrize
+from op_harness import Case, Error, Inputs, assert_near, parametrize, running_on
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -268,6 +268,106 @@ def test_pairs_outside_the_features_are_an_error(pairs: Any, text: str) -> None:
         call_with_pairs(*pairs)
 
 
+SECOND = {
+    "strided": partial(strided, channels=(2, 3)),
+    "symmetric": partial(some, channels=(2, 3), n=9, symmetric=True),
+    "relu": partial(some, channels=(3, 2), n=9, bias=True, residual=True, activation="relu"),
+    "silu": partial(some, channels=(2, 2), n=7, bias=True, activation="silu", symmetric=True),
+    "sigmoid": partial(some, channels=(2, 2), n=7, activation="sigmoid"),
+    "groups": partial(some, channels=(4, 6), n=7, groups=2, symmetric=True),
+    "pointwise": partial(some, channels=(2, 3), n=7, kernel_size=(1, 1, 1), bias=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"), [*((name, "cpu") for name in SECOND), ("strided", "emulated")]
+)
+def test_second_derivatives(name: str, backend: str) -> None:
+    inputs = SECOND[name](torch.Generator().manual_seed(8))
+    table, symmetric = inputs.pop("table"), inputs.pop("symmetric", False)
+    names = [k for k, v in inputs.items() if isinstance(v, Tensor)]
+
+    def convolve(*leaves: Tensor) -> Tensor:
+        return sparse_convolution(**{**inputs, **dict(zip(names, leaves))}, kernel_map=made)
+
+    with running_on(backend):
+        made = KernelMap.from_table(table, inputs["features"].shape[0], symmetric)
+        leaves = [inputs[k].clone().requires_grad_() for k in names]
+        assert torch.autograd.gradgradcheck(convolve, leaves, eps=1e-6, atol=1e-6)
+
+
+def test_second_derivatives_of_the_operator() -> None:
+    """Whoever calls it without our node around it finds the same."""
+    inputs = SECOND["strided"](torch.Generator().manual_seed(9))
+    made = KernelMap.from_table(inputs["table"], inputs["features"].shape[0])
+    forms = (*made.operands("pairs"), *made.reverse.operands("pairs"), False)
+
+    def convolve(x: Tensor, w: Tensor) -> Tensor:
+        return torch.ops.fieldline.sparse_conv(x, w, None, None, 0, 0.0, False, made.n_out, *forms)
+
+    leaves = [inputs[k].clone().requires_grad_() for k in ("features", "weight")]
+    assert torch.autograd.gradgradcheck(convolve, leaves, eps=1e-6, atol=1e-6)
+
+
+def test_gradient_penalties_reach_the_weight() -> None:
+    """What a training loop would ask for: the gradient of the gradient's square."""
+    inputs = some(torch.Generator().manual_seed(10), symmetric=True)
+    symmetric = inputs.pop("symmetric")
+
+    def penalty(convolve: Callable[..., Tensor], **rest: Any) -> Tensor:
+        x, w = (inputs[k].clone().requires_grad_() for k in ("features", "weight"))
+        out = convolve(x, w, inputs["table"], activation="sigmoid", **rest)
+        (g,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(g.square().sum(), w)[0]
+
+    found = penalty(of_table, symmetric=symmetric)
+    assert_near("penalty", found, penalty(reference.convolution), 1e-10)
+
+
+def test_reverse_maps_are_needed_for_gradients_of_features() -> None:
+    inputs = strided(torch.Generator().manual_seed(11))
+    made = KernelMap.from_table(inputs["table"], inputs["features"].shape[0])
+    rest = (made.n_in, 1, False, False, *made.operands("pairs"), *(None,) * 6, False)
+    g = torch.ones(made.n_out, 9, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="reverse_table: expected all forms"):
+        library.ops().sparse_conv_backward(g, None, inputs["weight"], *rest)
+    features, weight = library.ops().sparse_conv_backward(g, inputs["features"], None, *rest)
+    assert features.shape == (0,) and weight.shape == inputs["weight"].shape
+
+
+def test_taps_may_have_several_axes() -> None:
+    inputs = some(torch.Generator().manual_seed(12), symmetric=True)
+    flat = inputs["weight"].requires_grad_()
+    deep = flat.detach().unflatten(0, (3, 3, 3)).requires_grad_()
+    outs = [of_table(**{**inputs, "weight": w}) for w in (flat, deep)]
+    gradients = [torch.autograd.grad(o.sum(), w)[0] for o, w in zip(outs, (flat, deep))]
+    assert torch.equal(*outs) and torch.equal(gradients[0], gradients[1].flatten(0, 2))
+
+
+def test_a_weight_written_to_before_its_gradient_is_an_error() -> None:
+    inputs = some(torch.Generator().manual_seed(13))
+    weight = inputs["weight"].clone().requires_grad_()
+    out = of_table(**{**inputs, "weight": weight, "features": inputs["features"].requires_grad_()})
+    with torch.no_grad():
+        weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+def test_identity_checks_what_a_matrix_product_would_broadcast() -> None:
+    made, x, w = KernelMap.identity(5), torch.ones(5, 3), torch.ones(1, 3, 4)
+    for changed, exception, text in (
+        ({"bias": torch.ones(1)}, ValueError, r"bias: expected shape \[4\]"),
+        ({"residual": torch.ones(1, 4)}, ValueError, r"residual: expected shape \[5, 4\]"),
+        ({"weight": torch.ones(1, 2, 4)}, ValueError, "for C_in = 3"),
+        ({"weight": w.double()}, TypeError, "weight: expected float32"),
+        ({"features": x.long(), "weight": w.long()}, TypeError, "features: expected float"),
+        ({"activation": "tanh"}, ValueError, "activation: expected one of none"),
+    ):
+        with pytest.raises(exception, match=text):
+            sparse_convolution(**{"features": x, "weight": w, "kernel_map": made, **changed})
+
+
 def test_autocast_casts_as_torch_does() -> None:
     generator = torch.Generator().manual_seed(2)
     inputs = some(generator, bias=True, residual=True)
@@ -281,6 +381,43 @@ def test_autocast_casts_as_torch_does() -> None:
     assert floats["features"].grad.dtype == torch.float32
     narrow = {k: v.bfloat16() if v.is_floating_point() else v for k, v in floats.items()}
     assert torch.equal(out, of_table(**narrow))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "emulated"])
+@pytest.mark.parametrize("name", ["strided", "symmetric", "groups"])
+def test_gradients_of_float32_weights_are_not_rounded_on_the_way(name: str, backend: str) -> None:
+    inputs = CONVOLUTION.variants[name](torch.Generator().manual_seed(14))
+    inputs["bias"] = torch.ones(inputs["weight"].shape[2])
+    table, symmetric = inputs["table"], inputs.get("symmetric", False)
+    names = ("features", "weight", "bias")
+    narrow = [inputs[k].bfloat16().double().requires_grad_() for k in names]
+    weights = torch.linspace(-1, 2, table.shape[1]).bfloat16()[:, None]
+    exact = reference.convolution(narrow[0], narrow[1], table, narrow[2])
+    expected = torch.autograd.grad(exact, narrow[1:], weights.double().expand_as(exact))
+    with running_on(backend), torch.autocast("cpu", dtype=torch.bfloat16):
+        x, w, b = (inputs[k].float().requires_grad_() for k in names)
+        out = of_table(x, w, table, symmetric, bias=b)
+        found = torch.autograd.grad(out, (w, b), weights.expand_as(out))
+    for what, value, wanted in zip(names[1:], found, expected):
+        assert value.dtype == torch.float32
+        assert_near(what, value.double(), wanted, 1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_autocast_of_a_matrix_product(groups: int) -> None:
+    made = KernelMap.identity(7)
+    inputs = drawn(torch.Generator().manual_seed(15), made.table, 7, (4, 6), groups, True, True)
+    del inputs["table"]
+    floats = {k: v.float().requires_grad_() for k, v in inputs.items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = sparse_convolution(kernel_map=made, **floats)
+        assert sparse_convolution(kernel_map=made, **inputs).dtype == torch.float64
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    assert all(v.grad.dtype == torch.float32 for v in floats.values())
+    narrow = {k: v.detach().bfloat16() for k, v in floats.items()}
+    expected = sparse_convolution(kernel_map=made, **narrow)
+    assert_near("out", out.detach().double(), expected.double(), 2e-2)
 
 
 def test_compiles_over_a_map_made_outside() -> None:
@@ -322,15 +459,22 @@ save_file(saved, sys.argv[2])
 """
 
 
+@pytest.mark.parametrize("products", ["tiles", "pairs"])
 @pytest.mark.parametrize(("number", "level"), enumerate(["baseline", "avx2", "avx512"]))
-def test_every_instruction_set(number: int, level: str, tmp_path: Path) -> None:
-    """bfloat16 goes by pairs of channels, whether the CPU multiplies pairs or not."""
+def test_every_instruction_set(number: int, level: str, products: str, tmp_path: Path) -> None:
+    """bfloat16 goes by tiles or pairs of channels, whether the CPU multiplies those or not."""
     if library.ops().core_isa() < number:
         pytest.skip(f"this machine has no {level}")
     generator = torch.Generator().manual_seed(6)
     given, expected = {}, {}
     for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        for channels, groups in (((64, 64), 1), ((20, 41), 1), ((12, 24), 3), ((17, 17), 17)):
+        for channels, groups in (
+            ((64, 64), 1),
+            ((20, 41), 1),
+            ((292, 24), 1),
+            ((12, 24), 3),
+            ((17, 17), 17),
+        ):
             inputs = some(generator, channels, n=200, size=(7, 7, 7), groups=groups)
             name = f"{dtype}-{channels[0]}-{channels[1]}".replace("torch.", "")
             x, w = (inputs[k].to(dtype) for k in ("features", "weight"))
@@ -342,7 +486,7 @@ def test_every_instruction_set(number: int, level: str, tmp_path: Path) -> None:
             expected |= {f"{name}.{k}": g for k, g in zip(("features", "weight"), gradients)}
     source, target = tmp_path / "given.safetensors", tmp_path / "found.safetensors"
     save_file(given, source)
-    environment = {**os.environ, "FIELDLINE_ISA": level, "FIELDLINE_BF16": "pairs"}
+    environment = {**os.environ, "FIELDLINE_ISA": level, "FIELDLINE_BF16": products}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, "-P", "-c", LEVELS, str(source), str(target)]
     subprocess.run(command, env=environment, check=True, timeout=300)

@@ -19,6 +19,7 @@ from fieldline.cuda.sparse.conv_ops import sparse_convolution
 from fieldline.cuda.sparse.kernel_map import KernelMap
 from fieldline.cuda.sparse.tuning import Schedule, padded_pairs
 from op_harness import HAS_CUDA, Case, assert_near, parametrize, running_on
+from sparse_map_reference import gray_ranks, plan_reference
 from torch import Tensor
 
 SCHEDULES = [
@@ -44,26 +45,8 @@ def by_plan(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, ...]:
     return tuple(library.ops().sparse_conv_plan(table, splits, tile_rows))
 
 
-def plan_reference(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, ...]:
-    """Rows sorted by their taps in each run of taps; what each tile has."""
-    n_taps, n_out = table.shape
-    run = -(-n_taps // splits)
-    order = torch.empty(2, splits, n_out, dtype=torch.int32)
-    tile_masks = torch.zeros(splits, -(-n_out // tile_rows), dtype=torch.int64)
-    permuted = torch.empty_like(table)
-    for split in range(splits):
-        taps = slice(split * run, min(n_taps, (split + 1) * run))
-        bits = (table[taps] >= 0).long()
-        masks = (bits << torch.arange(len(bits))[:, None]).sum(0)
-        rows = torch.argsort(masks, stable=True)
-        order[0, split] = rows
-        places = torch.argsort(rows)
-        order[1, split] = torch.where(masks > 0, places, -1)
-        permuted[taps] = table[taps][:, rows]
-        for tile, members in enumerate(rows.split(tile_rows)):
-            for mask in masks[members].tolist():
-                tile_masks[split, tile] |= mask
-    return order, tile_masks.int(), permuted
+def test_gray_ranks() -> None:
+    assert gray_ranks(torch.tensor([0, 1, 3, 2, 6, 7, 5, 4])).tolist() == list(range(8))
 
 
 PLAN = Case(
@@ -152,7 +135,18 @@ def test_schedules_agree(
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "channels",
-    [(1, 1), (4, 32), (12, 72), (8, 8), (3, 64), (96, 96), (40, 136), (64, 200), (520, 16)],
+    [
+        (1, 1),
+        (4, 32),
+        (12, 72),
+        (8, 8),
+        (3, 64),
+        (96, 96),
+        (40, 136),
+        (64, 200),
+        (128, 128),
+        (520, 16),
+    ],
     ids=lambda c: f"{c[0]}-{c[1]}",
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
@@ -281,7 +275,9 @@ def test_forms_that_lie_stay_inside_their_tensors() -> None:
                     )
                     assert out.shape == (made.n_out, 8)
                     if form == "grouped":
-                        library.ops().sparse_conv_weight_gradient(x, x, 1, False, *given[:4])
+                        library.ops().sparse_conv_backward(
+                            *(x, x, None, made.n_in, 1, False, False, *given, *given, True)
+                        )
     assert torch.equal(table, kept) and bool((x == 1).all()) and bool((w == 1).all())
 
 

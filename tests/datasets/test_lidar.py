@@ -449,6 +449,17 @@ def test_arguments(tmp_path: Path) -> None:
         load_point_cloud(tmp_path)
     with pytest.raises(ValueError, match=r"got 'ring'"):
         LidarFrame(torch.zeros(1, 3)).features(["ring"])
+    with pytest.raises(ValueError, match=r"kind: expected one of .*got \['kitti'\]"):
+        load_point_cloud(tmp_path / "a.bin", ["kitti"])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="points: expected a tensor, got list"):
+        LidarFrame([[0.0, 0.0, 0.0]])  # pyright: ignore[reportArgumentType]
+    frame = LidarFrame(torch.zeros(3, 3))
+    with pytest.raises(ValueError, match=r"which: expected a mask \[3\] or rows"):
+        frame.select(torch.ones(2, dtype=torch.bool))
+    with pytest.raises(TypeError, match=r"which: expected bool or int64, got torch\.float32"):
+        frame.select(torch.ones(3))
+    with pytest.raises(TypeError, match=r"frames\[1\]: expected a LidarFrame, got NoneType"):
+        merge_sweeps([frame, None], torch.eye(4).expand(2, 4, 4), [0, 0])  # pyright: ignore
     with pytest.raises(ValueError, match=r"labels: expected torch.int64 \[1\]"):
         LidarFrame(torch.zeros(1, 3), labels=torch.zeros(2, dtype=torch.int64))
 
@@ -499,6 +510,34 @@ def test_broken(tmp_path: Path, name: str) -> None:
     with pytest.raises(fl.FileFormatError, match=name):
         load_point_cloud(tmp_path / name)
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("count", struct.pack("<I", 2**31), "chunks: expected at most"),
+        ("table", struct.pack("<q", 2**40), "chunk table: expected a place in the file"),
+        ("table", struct.pack("<q", -5), "chunk table: expected a place in the file"),
+    ],
+)
+def test_laz_that_announces_too_much(
+    tmp_path: Path, place: str, value: bytes, message: str
+) -> None:
+    """The decoder would allocate for the chunks that are announced, and abort the process."""
+    laspy = pytest.importorskip("laspy")
+    pytest.importorskip("lazrs")
+    survey = laspy.LasData(laspy.LasHeader(point_format=3, version="1.2"))
+    survey.x, survey.y, survey.z = table(40)[:, :3].T.astype(float)
+    path = tmp_path / "a.laz"
+    survey.write(path)
+    data = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from("<I", data, 96)
+    (chunks,) = struct.unpack_from("<q", data, start)
+    at = start if place == "table" else chunks + 4
+    data[at : at + len(value)] = value
+    path.write_bytes(data)
+    with pytest.raises(fl.FileFormatError, match=message):
+        load_point_cloud(path)
 
 
 @pytest.fixture

@@ -64,14 +64,14 @@ def layer(kind: str, ndim: int, *arguments, **named) -> torch.nn.Module:
 
 def reached(x: fl.SparseTensor, size, stride, padding, dilation) -> Tensor:
     """[B, 1, *sizes], where the receptive field of a convolution meets a row."""
-    ones = torch.ones(*size, 1, 1, dtype=torch.float64)
+    ones = x.feats.new_ones(*size, 1, 1)
     return (twin.conv(twin.occupancy(x), ones, stride, padding, dilation) > 0).double()
 
 
 @pytest.mark.parametrize(("ndim", "k", "s", "p", "d", "batch", "groups"), ALL)
-def test_conv(ndim: int, k, s, p, d, batch: int, groups: int) -> None:
-    x = twin.random_tensor(SIZES[ndim], 4, batch, seeded("conv", ndim, k))
-    conv = layer("Conv", ndim, 4, 8, k, s, p, d, groups)
+def test_conv(device: torch.device, ndim: int, k, s, p, d, batch: int, groups: int) -> None:
+    x = twin.random_tensor(SIZES[ndim], 4, batch, seeded("conv", ndim, k), device=device)
+    conv = layer("Conv", ndim, 4, 8, k, s, p, d, groups).to(device)
     y = conv(x)
     expected = twin.conv(x.dense(), conv.weight, s, p, d, groups)
     expected = expected + conv.bias.view(-1, *(1,) * ndim)
@@ -86,9 +86,9 @@ def test_conv(ndim: int, k, s, p, d, batch: int, groups: int) -> None:
 
 
 @pytest.mark.parametrize(("ndim", "k", "s", "p", "d", "batch", "groups"), ALL)
-def test_subm_conv(ndim: int, k, s, p, d, batch: int, groups: int) -> None:
-    x = twin.random_tensor(SIZES[ndim], 4, batch, seeded("subm", ndim, k))
-    conv = layer("SubmConv", ndim, 4, 8, k, d, groups)
+def test_subm_conv(device: torch.device, ndim: int, k, s, p, d, batch: int, groups: int) -> None:
+    x = twin.random_tensor(SIZES[ndim], 4, batch, seeded("subm", ndim, k), device=device)
+    conv = layer("SubmConv", ndim, 4, 8, k, d, groups).to(device)
     y = conv(x)
     assert y.level is x.level
     # Enough padding for any kernel; the centre of an even one has one more tap above it.
@@ -102,15 +102,17 @@ def test_subm_conv(ndim: int, k, s, p, d, batch: int, groups: int) -> None:
 
 
 @pytest.mark.parametrize(("ndim", "k", "s", "p", "d", "batch", "groups"), ALL)
-def test_conv_transpose(ndim: int, k, s, p, d, batch: int, groups: int) -> None:
+def test_conv_transpose(
+    device: torch.device, ndim: int, k, s, p, d, batch: int, groups: int
+) -> None:
     if ndim == 4:
         groups = 1
-    x = twin.random_tensor(SIZES[ndim], 4, batch, seeded("transpose", ndim, k))
+    x = twin.random_tensor(SIZES[ndim], 4, batch, seeded("transpose", ndim, k), device=device)
     more = tuple(min(1, a - 1) if ndim < 4 else 0 for a in s)
-    conv = layer("ConvTranspose", ndim, 4, 8, k, s, p, more, d, groups)
+    conv = layer("ConvTranspose", ndim, 4, 8, k, s, p, more, d, groups).to(device)
     y = conv(x)
     expected = twin.conv_transpose(x.dense(), conv.weight, s, p, more, d, groups)
-    ones = torch.ones(*k, 1, 1, dtype=torch.float64)
+    ones = x.feats.new_ones(*k, 1, 1)
     where = twin.conv_transpose(twin.occupancy(x), ones, s, p, more, d) > 0
     expected = (expected + conv.bias.view(-1, *(1,) * ndim)) * where
     assert y.spatial_range == tuple(expected.shape[2:])
@@ -120,13 +122,13 @@ def test_conv_transpose(ndim: int, k, s, p, d, batch: int, groups: int) -> None:
 
 
 @pytest.mark.parametrize(("ndim", "k", "s", "p", "d", "batch", "groups"), ALL)
-def test_inverse_conv(ndim: int, k, s, p, d, batch: int, groups: int) -> None:
+def test_inverse_conv(device: torch.device, ndim: int, k, s, p, d, batch: int, groups: int) -> None:
     """Going back is the dense transposed convolution, masked to where the way there began."""
     if ndim == 4:
         groups = 1
-    x = twin.random_tensor(SIZES[ndim], 4, batch, seeded("inverse", ndim, k))
-    there = layer("Conv", ndim, 4, 4, k, s, p, d)
-    back = layer("InverseConv", ndim, 4, 8, k, s, p, d, groups)
+    x = twin.random_tensor(SIZES[ndim], 4, batch, seeded("inverse", ndim, k), device=device)
+    there = layer("Conv", ndim, 4, 4, k, s, p, d).to(device)
+    back = layer("InverseConv", ndim, 4, 8, k, s, p, d, groups).to(device)
     middle = there(x)
     middle = middle.replace(middle.feats.detach().requires_grad_())
     y = back(middle)
@@ -145,14 +147,18 @@ def test_inverse_conv(ndim: int, k, s, p, d, batch: int, groups: int) -> None:
 
 @pytest.mark.parametrize("ndim", [1, 2, 3, 4])
 @pytest.mark.parametrize("kernel_size", [2, 3])
-def test_unbounded_convolution_is_that_of_a_box_far_larger(ndim: int, kernel_size: int) -> None:
+def test_unbounded_convolution_is_that_of_a_box_far_larger(
+    device: torch.device, ndim: int, kernel_size: int
+) -> None:
     """Coordinates of any sign, no spatial range: every coarse coordinate is reached."""
     stride, shift = 2, 4
     sizes = tuple(n + 4 * shift for n in SIZES[ndim]) if ndim < 4 else (11,) * 4
-    middle = twin.random_tensor(SIZES[ndim], 2, 2, seeded("unbounded", ndim), bounded=False)
-    offset = torch.tensor([0, *[-shift] * ndim], dtype=torch.int32)
+    middle = twin.random_tensor(
+        SIZES[ndim], 2, 2, seeded("unbounded", ndim), bounded=False, device=device
+    )
+    offset = middle.coords.new_tensor([0, *[-shift] * ndim])
     x = fl.SparseTensor(middle.coords + offset, middle.feats, batch_size=2)
-    conv = layer("Conv", ndim, 2, 4, kernel_size, stride, 1)
+    conv = layer("Conv", ndim, 2, 4, kernel_size, stride, 1).to(device)
     boxed = fl.SparseTensor(middle.coords - offset // 2, middle.feats, 1, sizes, 2)
     y, expected = conv(x), conv(boxed)
     assert torch.equal(y.coords, expected.coords + offset // 4 * 3)
@@ -161,15 +167,15 @@ def test_unbounded_convolution_is_that_of_a_box_far_larger(ndim: int, kernel_siz
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("kernel_size", [2, 3, (3, 2, 1)])
-def test_generative_conv_transpose(kernel_size, groups: int) -> None:
+def test_generative_conv_transpose(device: torch.device, kernel_size, groups: int) -> None:
     sizes = (4, 5, 3)
-    x = twin.random_tensor(sizes, 4, 2, seeded("generative"), share=0.1)
-    conv = fl.nn.GenerativeConvTranspose3d(4, 6, kernel_size, 2, groups=groups).double()
+    x = twin.random_tensor(sizes, 4, 2, seeded("generative"), share=0.1, device=device)
+    conv = fl.nn.GenerativeConvTranspose3d(4, 6, kernel_size, 2, groups=groups).double().to(device)
     k = conv.kernel_size
     y = conv(x)
     zeros, two = (0, 0, 0), (2, 2, 2)
     full = twin.conv_transpose(x.dense(), conv.weight, two, zeros, zeros, (1, 1, 1), groups)
-    ones = torch.ones(*k, 1, 1, dtype=torch.float64)
+    ones = x.feats.new_ones(*k, 1, 1)
     where = twin.conv_transpose(twin.occupancy(x), ones, two, zeros, zeros, (1, 1, 1)) > 0
     full = (full + conv.bias.view(-1, 1, 1, 1)) * where
     for axis, size in enumerate(k):  # centred
@@ -182,9 +188,9 @@ def test_generative_conv_transpose(kernel_size, groups: int) -> None:
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
-def test_depthwise(ndim: int) -> None:
-    x = twin.random_tensor(SIZES[ndim], 6, 2, seeded("depthwise", ndim))
-    conv = layer("SubmConv", ndim, 6, 6, 3, groups=6)
+def test_depthwise(device: torch.device, ndim: int) -> None:
+    x = twin.random_tensor(SIZES[ndim], 6, 2, seeded("depthwise", ndim), device=device)
+    conv = layer("SubmConv", ndim, 6, 6, 3, groups=6).to(device)
     assert conv.weight.shape == (*(3,) * ndim, 1, 6)
     ones = (1,) * ndim
     expected = twin.conv(x.dense(), conv.weight, ones, ones, ones, 6)
@@ -199,15 +205,15 @@ POOLS = [(2, None, 0), (3, 2, 1), (3, 1, 1), ((3, 2, 1), 1, 0)]
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize(("size", "stride", "padding"), POOLS)
 @pytest.mark.parametrize("name", ["MaxPool", "AvgPool", "SumPool"])
-def test_pools(name: str, size, stride, padding: int, ndim: int) -> None:
+def test_pools(device: torch.device, name: str, size, stride, padding: int, ndim: int) -> None:
     if not isinstance(size, int):
         size = size[:ndim]
-    x = twin.random_tensor(SIZES[ndim], 3, 2, seeded("pool", ndim))
+    x = twin.random_tensor(SIZES[ndim], 3, 2, seeded("pool", ndim), device=device)
     y = getattr(fl.nn, name)(size, stride, padding)(x)
     k = (size,) * ndim if isinstance(size, int) else size
     s = k if stride is None else (stride,) * ndim
     p = (padding,) * ndim
-    ones = torch.ones(*k, 1, 1, dtype=torch.float64)
+    ones = x.feats.new_ones(*k, 1, 1)
     count = twin.conv(twin.occupancy(x), ones, s, p, (1,) * ndim)
     if name == "MaxPool":
         masked = x.dense() + torch.where(twin.occupancy(x) > 0, 0.0, -1e6)
@@ -224,9 +230,9 @@ def test_pools(name: str, size, stride, padding: int, ndim: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["GlobalMaxPool", "GlobalAvgPool", "GlobalSumPool"])
-def test_global_pools(name: str) -> None:
-    x = twin.random_tensor((5, 5), 3, 2, seeded("global"))
-    x = fl.SparseTensor(x.coords * torch.tensor([2, 1, 1]).int(), x.feats, batch_size=4)
+def test_global_pools(device: torch.device, name: str) -> None:
+    x = twin.random_tensor((5, 5), 3, 2, seeded("global"), device=device)
+    x = fl.SparseTensor(x.coords * x.coords.new_tensor([2, 1, 1]), x.feats, batch_size=4)
     y = getattr(fl.nn, name)()(x)
     reduce = {"GlobalMaxPool": lambda t: t.amax(0), "GlobalAvgPool": lambda t: t.mean(0)}.get(
         name, lambda t: t.sum(0)
@@ -237,8 +243,8 @@ def test_global_pools(name: str) -> None:
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
-def test_upsample(ndim: int) -> None:
-    x = twin.random_tensor(SIZES[ndim], 3, 2, seeded("upsample", ndim))
+def test_upsample(device: torch.device, ndim: int) -> None:
+    x = twin.random_tensor(SIZES[ndim], 3, 2, seeded("upsample", ndim), device=device)
     middle = fl.nn.MaxPool(2)(x)
     scale = (2,) * ndim
     dense = middle.dense()
@@ -286,10 +292,10 @@ def test_functions_are_the_layers() -> None:
 
 
 @pytest.mark.parametrize("build", [lambda n: n.SubmConv3d(4, 8, 3), lambda n: n.Conv3d(4, 8, 2, 2)])
-def test_gradients_flow_in_evaluation(build) -> None:
+def test_gradients_flow_in_evaluation(device: torch.device, build) -> None:
     """A frozen network still hands gradients on, and still learns if it is asked to."""
-    x = twin.random_tensor((5, 5, 5), 4, 1, seeded("evaluation"))
-    conv = build(fl.nn).double().eval()
+    x = twin.random_tensor((5, 5, 5), 4, 1, seeded("evaluation"), device=device)
+    conv = build(fl.nn).double().to(device).eval()
     conv(x).feats.sum().backward()
     assert x.feats.grad is not None and float(x.feats.grad.abs().sum()) > 0
     assert conv.weight.grad is not None and float(conv.weight.grad.abs().sum()) > 0

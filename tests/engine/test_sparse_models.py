@@ -83,7 +83,7 @@ def test_prepare(frame: LidarFrame) -> None:
     away = LidarFrame(frame.points + 1000, frame.channels)
     with pytest.raises(ValueError, match="finite points within"):
         chosen.prepare(away)
-    with pytest.raises(ValueError, match=r"expected one of \['minkunet-0.5'.*got 'resnet'"):
+    with pytest.raises(ValueError, match=r"expected one of \('minkunet-0.5'.*got 'resnet'"):
         configuration("resnet")
 
 

@@ -9,8 +9,9 @@ import pytest
 import sparse_twin as twin
 import torch
 from fieldline.engine.sparse import maps
-from op_harness import running_on, seeded
+from op_harness import running_on, seeded, threads
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fieldline as fl
 
@@ -20,6 +21,12 @@ def scan(
 ) -> fl.SparseTensor:
     x = twin.random_tensor((9, 8, 7), channels, batch_size, seeded(seed), share=0.2)
     return x.replace(x.feats.detach().to(dtype).requires_grad_())
+
+
+def on(device: torch.device, x: fl.SparseTensor) -> fl.SparseTensor:
+    """The tensor on a device, its features a leaf."""
+    moved = x.to(device)
+    return moved.replace(moved.feats.detach().requires_grad_())
 
 
 def unet(channels: int = 4, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -204,14 +211,16 @@ def test_to_bev_of_heights_out_of_range() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(dtype: torch.dtype) -> None:
-    x = scan(dtype=torch.float32)
-    model = unet(dtype=torch.float32)
-    with torch.autocast("cpu", dtype):
+def test_autocast(device: torch.device, dtype: torch.dtype) -> None:
+    x = on(device, scan(dtype=torch.float32))
+    model = unet(dtype=torch.float32).to(device)
+    with torch.autocast(device.type, dtype):
         y = model(x)
-        assert fl.nn.SubmConv3d(4, 8, 3)(x).dtype == dtype
-        assert fl.nn.SubmConv3d(4, 8, 1)(x).dtype == dtype
-        assert fl.nn.SubmConv3d(4, 8, 3).double()(scan()).dtype == torch.float64
+        for size in (1, 3):
+            conv = fl.nn.SubmConv3d(4, 8, size, device=device)
+            assert conv(x).dtype == dtype
+            assert conv.eval()(x).dtype == dtype
+            assert conv.double()(x.to(torch.float64)).dtype == torch.float64
     expected = model(x)
     error = (y.feats.float() - expected.feats).detach().abs().max()
     assert error < 0.1 * expected.feats.detach().abs().max()
@@ -219,19 +228,40 @@ def test_autocast(dtype: torch.dtype) -> None:
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-def test_runs_are_equal_to_the_last_bit_and_allowed_to_be_deterministic() -> None:
-    model, x = unet(dtype=torch.float32), scan(dtype=torch.float32)
+def test_runs_are_equal_to_the_last_bit_and_allowed_to_be_deterministic(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    x, model = on(device, scan(dtype=torch.float32)), unet(dtype=torch.float32).to(device)
+    runs = [bits(model, x, 1) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_threads_change_no_bit() -> None:
+    """Of all layers but torch's batch norm, which adds up by thread."""
+    x = twin.random_tensor((20, 20, 20), 4, 2, seeded("threads"), share=0.2)
+    x = x.replace(x.feats.detach().float().requires_grad_())
+    model = unet(dtype=torch.float32)
+    for part in list(model.modules()):
+        for name, layer in part.named_children():
+            if isinstance(layer, fl.nn.BatchNorm):
+                setattr(part, name, fl.nn.Identity())
+    first, *others = (bits(model, x, count) for count in (1, 2, 3))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def bits(model: nn.Module, x: fl.SparseTensor, count: int) -> list[torch.Tensor]:
+    """Outputs and gradients of a network without maps, by so many threads."""
     torch.use_deterministic_algorithms(True)
     try:
-        runs = []
-        for _ in range(2):
+        with threads(count):
             fresh = fl.SparseTensor(x.coords, x.feats, 1, x.spatial_range, x.batch_size)
             y = model.train()(fresh)
-            gradients = torch.autograd.grad(y.feats.square().sum(), [*model.parameters(), x.feats])
-            runs.append([y.feats, *gradients])
+            leaves = [*model.parameters(), x.feats]
+            return [y.feats, *torch.autograd.grad(y.feats.square().sum(), leaves)]
     finally:
         torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(a, b) for a, b in zip(*runs))
 
 
 def test_state_dict_and_pickle() -> None:
@@ -289,20 +319,75 @@ def test_a_plan_makes_all_maps_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(y.feats, model(expected).feats)
 
 
-def test_a_plan_sees_all_levels_of_an_unbounded_input(monkeypatch: pytest.MonkeyPatch) -> None:
+MAKERS = {
+    "sparse_reached", "sparse_index", "sparse_network_maps", "sparse_kernel_table",
+    "sparse_kernel_pairs", "sparse_invert_table", "sparse_table_pairs", "sparse_conv_plan",
+}  # fmt: skip
+
+
+class Operators(TorchDispatchMode):
+    """Names of the operators that make maps, in the order in which they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        name = function.name().split("::")[1].split(".")[0]
+        if name in MAKERS:
+            self.names.append(name)
+        return function(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("ranged", [False, True])
+def test_a_plan_makes_all_that_a_gpu_reads_at_once(ranged: bool, gradients: bool) -> None:
+    """Two operators, whatever the network; its layers then find all forms of all maps."""
+    model = unet(dtype=torch.float32).train(gradients)
+    inputs = [scan(seed=seed, dtype=torch.float32).crop(high=6) for seed in "abc"]
+    size = 6 if ranged else None
+
+    def run(x: fl.SparseTensor, operators: Operators) -> list[torch.Tensor]:
+        with operators, torch.set_grad_enabled(gradients):
+            y = model(x)
+            leaves = [x.feats, *model.parameters()]
+            more = torch.autograd.grad(y.feats.square().sum(), leaves) if gradients else ()
+            return [y.coords, y.feats, *more]
+
+    def fresh(x: fl.SparseTensor) -> fl.SparseTensor:
+        feats = x.feats.detach().requires_grad_()
+        return fl.SparseTensor(x.coords, feats, spatial_range=size, batch_size=2)
+
+    with running_on("emulated"):
+        first, second, third = map(fresh, inputs)
+        planned = fl.sparse.plan(first, model)
+        run(first, Operators())
+        run(planned(second), Operators())
+        making, running = Operators(), Operators()
+        with making:
+            planned(third)
+        got = run(third, running)
+        expected = run(fresh(third), Operators())
+    assert making.names == ["sparse_reached", "sparse_network_maps"]
+    assert running.names == []
+    for a, b in zip(got, expected):
+        assert torch.equal(a, b)
+
+
+def test_a_plan_sees_all_levels_of_another_input() -> None:
     model = unet().eval()
     first, second = (
         fl.SparseTensor(x.coords, x.feats, batch_size=2) for x in (scan(), scan(seed="other"))
     )
-    planned = fl.sparse.plan(first, model)
-    made = counted(monkeypatch)
-    planned(second)
-    assert "strided_map" not in made and "map_between" in made
-    fresh = fl.SparseTensor(second.coords, second.feats, batch_size=2)
-    assert torch.equal(model(second).feats, model(fresh).feats)
-    assert second.maps.entries.keys() == fresh.maps.entries.keys()
-    for a, b in zip(second.maps.levels, fresh.maps.levels):
-        assert torch.equal(a.tensor, b.tensor) and a.stride == b.stride
+    for backend in ("cpu", "emulated"):
+        with running_on(backend):
+            planned = fl.sparse.plan(first, model)
+            made = planned(fl.SparseTensor(second.coords, second.feats, batch_size=2))
+            fresh = fl.SparseTensor(second.coords, second.feats, batch_size=2)
+            assert torch.equal(model(made).feats, model(fresh).feats)
+        assert made.maps.entries.keys() == fresh.maps.entries.keys()
+        for a, b in zip(made.maps.levels, fresh.maps.levels):
+            assert torch.equal(a.tensor, b.tensor) and a.stride == b.stride
 
 
 def test_networks_run_on_the_emulated_kernels() -> None:
@@ -388,6 +473,18 @@ def test_fused_networks_give_the_same() -> None:
     left = {"ReLU", "LeakyReLU", "SiLU", "Sigmoid"} & set(kinds(fused))
     assert not left and "GELU" in kinds(fused)  # behind a group norm, it stays
     assert not fused.training
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kind", ["ConvTranspose3d", "GenerativeConvTranspose3d", "Conv3d"])
+def test_fused_convolutions_of_every_way(kind: str, groups: int) -> None:
+    conv = getattr(fl.nn, kind)(4, 8, 3, 2, groups=groups)
+    model = fl.nn.Sequential(conv, fl.nn.BatchNorm(8), fl.nn.SiLU()).double()
+    x = scan()
+    model(x)  # statistics
+    fused = fl.sparse.fuse(model.eval())
+    assert not {"BatchNorm", "SiLU"} & set(kinds(fused))
+    assert (fused(x).feats - model(x).feats).abs().max() < 1e-12
 
 
 def test_fusing_leaves_what_does_not_fit() -> None:

@@ -401,7 +401,7 @@ def test_points_that_no_voxel_holds() -> None:
         ({"voxel_size": 0.0}, "voxel_size: expected a positive length"),
         ({"voxel_size": (1.0, 1.0)}, "voxel_size: expected a positive length"),
         ({"points": torch.ones(1)}, r"points: expected shape \[N, D\]"),
-        ({"batch": torch.zeros(2)}, r"batch: expected whole numbers of shape \[1\]"),
+        ({"batch": torch.zeros(2, dtype=torch.int64)}, r"batch: expected shape \[1\]"),
         ({"batch": torch.tensor([-1])}, "batch items"),
         ({"reduction": "or"}, "reduction: expected one of"),
         ({"feats": torch.ones(3, 1)}, "feats: expected shape"),

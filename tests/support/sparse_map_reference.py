@@ -140,6 +140,36 @@ def invert_pairs(
     return turned[:, 0], turned[:, 1], starts
 
 
+def gray_ranks(codes: Tensor) -> Tensor:
+    """Where each code of 32 bits stands among codes of which neighbours differ in one bit."""
+    ranks = codes.clone()
+    for bit in range(1, 32):
+        ranks ^= codes >> bit
+    return ranks
+
+
+def plan_reference(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, ...]:
+    """Rows in the order of their taps in each run of taps; what each tile has."""
+    n_taps, n_out = table.shape
+    run = -(-n_taps // splits)
+    order = torch.empty(2, splits, n_out, dtype=torch.int32)
+    tile_masks = torch.zeros(splits, -(-n_out // tile_rows), dtype=torch.int64)
+    permuted = torch.empty_like(table)
+    for split in range(splits):
+        taps = slice(split * run, min(n_taps, (split + 1) * run))
+        bits = (table[taps] >= 0).long()
+        masks = (bits << torch.arange(len(bits))[:, None]).sum(0)
+        rows = torch.argsort(gray_ranks(masks) if run <= 16 else masks, stable=True)
+        order[0, split] = rows
+        places = torch.argsort(rows)
+        order[1, split] = torch.where(masks > 0, places, -1)
+        permuted[taps] = table[taps][:, rows]
+        for tile, members in enumerate(rows.split(tile_rows)):
+            for mask in masks[members].tolist():
+                tile_masks[split, tile] |= mask
+    return order, tile_masks.int(), permuted
+
+
 def mix(x: int) -> int:
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % WORD
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % WORD

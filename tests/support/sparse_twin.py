@@ -22,6 +22,7 @@ def random_tensor(
     generator: torch.Generator,
     share: float = 0.3,
     bounded: bool = True,
+    device: torch.device | str = "cpu",
 ) -> SparseTensor:
     """Random rows in a box from 0, in float64 with gradients; their order is shuffled."""
     mask = torch.rand((batch_size, *sizes), generator=generator) < share
@@ -29,7 +30,8 @@ def random_tensor(
     coords = coords[torch.randperm(len(coords), generator=generator)]
     feats = torch.randn(len(coords), channels, generator=generator, dtype=torch.float64)
     spatial_range = tuple(sizes) if bounded else None
-    return SparseTensor(coords, feats.requires_grad_(), 1, spatial_range, batch_size)
+    feats = feats.to(device).requires_grad_()
+    return SparseTensor(coords.to(device), feats, 1, spatial_range, batch_size)
 
 
 def dense_kernel(weight: Tensor) -> Tensor:
@@ -101,6 +103,7 @@ def assert_same_gradients(
     """Outputs and the gradients of both sides' leaves are equal."""
     assert_close(output, expected)
     seed = torch.randn(output.shape, generator=torch.Generator().manual_seed(3), dtype=output.dtype)
+    seed = seed.to(output.device)
     got = torch.autograd.grad(output, leaves, seed, retain_graph=True)
     wanted = torch.autograd.grad(expected, twins, seed, retain_graph=True)
     for value, twin in zip(got, wanted):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ....cuda.sparse.conv_ops import Activation, sparse_convolution
 from .. import cache
-from ..arguments import Ints, ints
+from ..arguments import Ints, check_kind, check_tensor, ints
 from ..cache import Recipe
 from ..tensor import SparseTensor
 
@@ -50,9 +50,10 @@ def convolve(
         >>> convolve(x, cache.submanifold(3, ndim=1), kernel).feats.tolist()
         [[110.0], [11.0]]
     """
-    feats = x.feats
-    if feats.shape[1] % weight.shape[-2] or len(recipe.kernel_size) != x.ndim:
-        raise _misfit(x, recipe, weight)
+    if len(recipe.kernel_size) != x.level.ndim:
+        raise ValueError(
+            f"convolution: x: expected {len(recipe.kernel_size)} dimensions, got {x.ndim}"
+        )
     kernel_map, level = x.maps.find(x.level, recipe)
     if isinstance(residual, SparseTensor):
         if not level.same_as(residual.level):
@@ -62,27 +63,31 @@ def convolve(
                 f"{residual.stride})"
             )
         residual = residual.feats
-    out = sparse_convolution(
-        feats, weight.flatten(0, -3), kernel_map, bias, residual, activation, slope
-    )
+    elif residual is not None:
+        check_tensor("convolution", "residual", residual)
+    try:
+        out = sparse_convolution(x.feats, weight, kernel_map, bias, residual, activation, slope)
+    except ValueError as error:
+        if weight.shape[-2] and x.channels % weight.shape[-2] == 0:
+            raise
+        raise ValueError(
+            f"convolution: x: expected channels in a multiple of the {weight.shape[-2]} that each "
+            f"kernel of shape {list(weight.shape)} takes, got {x.channels}"
+        ) from error
     return SparseTensor.on(out, level, x.maps)
 
 
-def _misfit(x: SparseTensor, recipe: Recipe, weight: Tensor) -> ValueError:
-    ndim = len(recipe.kernel_size)
-    if ndim != x.ndim:
-        return ValueError(f"convolution: x: expected {ndim} dimensions, got {x.ndim}")
-    return ValueError(
-        f"convolution: x: expected channels in a multiple of the {weight.shape[-2]} that each "
-        f"kernel of shape {list(weight.shape)} takes, got {x.channels}"
-    )
-
-
-def _kernel_size(name: str, x: SparseTensor, weight: Tensor) -> tuple[int, ...]:
-    if weight.dim() != x.ndim + 2:
+def _kernel_size(
+    name: str, x: SparseTensor, weight: Tensor, bias: Tensor | None
+) -> tuple[int, ...]:
+    check_kind(name, "x", x, SparseTensor)
+    check_tensor(name, "weight", weight)
+    if bias is not None:
+        check_tensor(name, "bias", bias)
+    if weight.dim() != x.ndim + 2 or 0 in weight.shape:
         raise ValueError(
-            f"{name}: weight: expected {x.ndim + 2} axes [*kernel_size, C_in // groups, C_out] for "
-            f"a {x.ndim}D tensor, got {list(weight.shape)}"
+            f"{name}: weight: expected {x.ndim + 2} axes [*kernel_size, C_in // groups, C_out], "
+            f"none of them 0, for a {x.ndim}D tensor, got {list(weight.shape)}"
         )
     return tuple(weight.shape[: x.ndim])
 
@@ -113,7 +118,7 @@ def subm_conv(
         >>> subm_conv(x, torch.ones(3, 3, 2, 4)).feats
         tensor([[2., 2., 2., 2.]])
     """
-    size = _kernel_size("subm_conv", x, weight)
+    size = _kernel_size("subm_conv", x, weight, bias)
     spread = ints("subm_conv", "dilation", dilation, x.ndim)
     return convolve(x, cache.submanifold(size, spread, ndim=x.ndim), weight, bias)
 
@@ -148,9 +153,11 @@ def conv(
         >>> y.coords.tolist(), y.feats.tolist()
         ([[0, 3]], [[2.0]])
     """
-    name, ndim = "conv", x.ndim
+    name = "conv"
+    size = _kernel_size(name, x, weight, bias)
+    ndim = x.ndim
     recipe = cache.strided(
-        _kernel_size(name, x, weight),
+        size,
         ints(name, "stride", stride, ndim),
         ints(name, "padding", padding, ndim, 0),
         ints(name, "dilation", dilation, ndim),
@@ -190,9 +197,11 @@ def conv_transpose(
         >>> conv_transpose(x, torch.ones(2, 1, 1), stride=2).coords.tolist()
         [[0, 6], [0, 7]]
     """
-    name, ndim = "conv_transpose", x.ndim
+    name = "conv_transpose"
+    size = _kernel_size(name, x, weight, bias)
+    ndim = x.ndim
     recipe = cache.transposed(
-        _kernel_size(name, x, weight),
+        size,
         ints(name, "stride", stride, ndim),
         ints(name, "padding", padding, ndim, 0),
         ints(name, "output_padding", output_padding, ndim, 0),
@@ -233,9 +242,11 @@ def inverse_conv(
         >>> inverse_conv(y, torch.tensor([1.0, 2.0]).view(2, 1, 1), stride=2).feats.tolist()
         [[1.0], [2.0]]
     """
-    name, ndim = "inverse_conv", x.ndim
+    name = "inverse_conv"
+    size = _kernel_size(name, x, weight, bias)
+    ndim = x.ndim
     recipe = cache.inverse(
-        _kernel_size(name, x, weight),
+        size,
         ints(name, "stride", stride, ndim),
         None if padding is None else ints(name, "padding", padding, ndim, 0),
         ints(name, "dilation", dilation, ndim),
@@ -275,9 +286,11 @@ def generative_conv_transpose(
         >>> generative_conv_transpose(x, torch.ones(3, 1, 1), stride=2).coords.tolist()
         [[0, 5], [0, 6], [0, 7]]
     """
-    name, ndim = "generative_conv_transpose", x.ndim
+    name = "generative_conv_transpose"
+    size = _kernel_size(name, x, weight, bias)
+    ndim = x.ndim
     recipe = cache.generative(
-        _kernel_size(name, x, weight),
+        size,
         ints(name, "stride", stride, ndim),
         ints(name, "dilation", dilation, ndim),
         ndim=ndim,

@@ -9,6 +9,7 @@ from torch import Tensor
 from ....cuda.sparse import pool_ops
 from ....cuda.sparse.conv_ops import Activation
 from ....cuda.sparse.norm_ops import sparse_batch_norm
+from ..arguments import check_kind, check_tensor, dtype_text, number, whole
 from ..tensor import SparseTensor
 
 
@@ -102,10 +103,23 @@ def group_norm(
         tensor([[ 1., -1.],
                 [-1.,  1.]])
     """
-    if groups < 1 or x.channels % groups:
+    name = "group_norm"
+    check_kind(name, "x", x, SparseTensor)
+    if not x.feats.is_floating_point():
+        raise TypeError(f"{name}: x: expected floating features, got {dtype_text(x.dtype)}")
+    eps = number(name, "eps", eps)
+    if x.channels % whole(name, "groups", groups):
         raise ValueError(
             f"group_norm: groups: expected a divisor of the {x.channels} channels, got {groups}"
         )
+    for argument, factor in (("weight", weight), ("bias", bias)):
+        if factor is not None:
+            check_tensor(name, argument, factor)
+            if factor.shape != (x.channels,) or factor.device != x.device:
+                raise ValueError(
+                    f"{name}: {argument}: expected shape [{x.channels}] on {x.device}, "
+                    f"got {list(factor.shape)} on {factor.device}"
+                )
     feats = x.feats
     if feats.dtype in (torch.float16, torch.bfloat16):
         feats = feats.float()
@@ -152,4 +166,6 @@ def instance_norm(
         tensor([[ 1., -1.],
                 [-1.,  1.]])
     """
-    return group_norm(x, x.channels, weight, bias, eps)
+    check_kind("instance_norm", "x", x, SparseTensor)
+    # Of no channels, one group is as good as none.
+    return group_norm(x, max(x.channels, 1), weight, bias, eps)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ....cuda.sparse import pool_ops
 from .. import cache
-from ..arguments import Ints, ints, one_of
+from ..arguments import Ints, check_kind, flag, ints, one_of
 from ..cache import Recipe
 from ..tensor import SparseTensor
 
@@ -74,6 +74,20 @@ def pool_recipe(
     )
 
 
+def _pooled(
+    name: str,
+    x: SparseTensor,
+    kernel_size: Ints,
+    stride: Ints | None,
+    padding: Ints,
+    dilation: Ints,
+    mode: PoolMode,
+) -> SparseTensor:
+    check_kind(name, "x", x, SparseTensor)
+    recipe = pool_recipe(kernel_size, stride, padding, dilation, x.ndim, name)
+    return pool(x, recipe, mode)
+
+
 def max_pool(
     x: SparseTensor,
     kernel_size: Ints,
@@ -98,8 +112,7 @@ def max_pool(
         >>> max_pool(SparseTensor(coords, torch.tensor([[-3.0], [-2.0]])), 2).feats
         tensor([[-2.]])
     """
-    recipe = pool_recipe(kernel_size, stride, padding, dilation, x.ndim, "max_pool")
-    return pool(x, recipe, "max")
+    return _pooled("max_pool", x, kernel_size, stride, padding, dilation, "max")
 
 
 def avg_pool(
@@ -126,8 +139,7 @@ def avg_pool(
         >>> avg_pool(SparseTensor(coords, torch.tensor([[-3.0], [-2.0]])), 2).feats
         tensor([[-2.5000]])
     """
-    recipe = pool_recipe(kernel_size, stride, padding, dilation, x.ndim, "avg_pool")
-    return pool(x, recipe, "mean")
+    return _pooled("avg_pool", x, kernel_size, stride, padding, dilation, "mean")
 
 
 def sum_pool(
@@ -154,8 +166,7 @@ def sum_pool(
         >>> sum_pool(SparseTensor(coords, torch.tensor([[-3.0], [-2.0]])), 2).feats
         tensor([[-5.]])
     """
-    recipe = pool_recipe(kernel_size, stride, padding, dilation, x.ndim, "sum_pool")
-    return pool(x, recipe, "sum")
+    return _pooled("sum_pool", x, kernel_size, stride, padding, dilation, "sum")
 
 
 def global_pool(x: SparseTensor, mode: GlobalMode = "mean") -> Tensor:
@@ -176,6 +187,7 @@ def global_pool(x: SparseTensor, mode: GlobalMode = "mean") -> Tensor:
         >>> global_pool(x, "max")
         tensor([[1., 1.]])
     """
+    check_kind("global_pool", "x", x, SparseTensor)
     one_of("global_pool", "mode", mode, get_args(GlobalMode))
     return pool_ops.sparse_segment_reduce(x.feats, x.level.segments, mode=mode)
 
@@ -200,6 +212,7 @@ def upsample(x: SparseTensor, scale: Ints = 2, generative: bool = False) -> Spar
         >>> upsample(max_pool(x, 2)).coords.tolist()
         [[0, 6], [0, 9]]
     """
+    check_kind("upsample", "x", x, SparseTensor)
     return pool(x, upsample_recipe(scale, generative, x.ndim), "sum")
 
 
@@ -219,6 +232,6 @@ def upsample_recipe(scale: Ints, generative: bool, ndim: int) -> Recipe:
         'transposed'
     """
     sizes = ints("upsample", "scale", scale, ndim)
-    if generative:
+    if flag("upsample", "generative", generative):
         return cache.transposed(sizes, sizes, ndim=ndim)
     return cache.nearest(sizes, ndim=ndim)

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch.nn.functional as F
 
+from ..arguments import check_kind
 from ..tensor import SparseTensor
 
 
 def _on_features(function: Callable[..., Any]) -> Callable[..., SparseTensor]:
     @wraps(function, assigned=("__name__", "__qualname__"))
     def wrapped(x: SparseTensor, *args: Any, **kwargs: Any) -> SparseTensor:
+        check_kind(function.__name__, "x", x, SparseTensor)
         return SparseTensor.on(function(x.feats, *args, **kwargs), x.level, x.maps)
 
     wrapped.__module__ = __name__

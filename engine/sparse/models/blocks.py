@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from .. import nn
+from ..arguments import number
 from ..tensor import SparseTensor
 
 Ints = int | Sequence[int]
@@ -22,6 +23,25 @@ class Norm(nn.BatchNorm):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-3, momentum=0.01)
+
+
+def scaled(name: str, width: float, widths: Sequence[int]) -> list[int]:
+    """Channels of a network that is made wider or narrower.
+
+    Args:
+        name: Of the network.
+        width: What all widths are multiplied by.
+        widths: Channels at width 1.
+
+    Returns:
+        Whole numbers.
+
+    Raises:
+        TypeError: The factor is no number.
+        ValueError: It leaves a layer without channels, or is not finite.
+    """
+    number(name, "width", width, 1 / min(widths))
+    return [int(width * channels) for channels in widths]
 
 
 def subm(

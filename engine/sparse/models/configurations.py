@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ....datasets import LidarFrame
+from ..arguments import one_of
 from ..tensor import SparseTensor
 from .detection import CenterPoint, SparseResNet21D, VoxelBackBone8x
 from .minkunet import MinkUNet
@@ -212,8 +213,4 @@ def configuration(name: str) -> Configuration:
         >>> configuration("minkunet-1.0").voxel_size
         (0.05, 0.05, 0.05)
     """
-    if name not in CONFIGURATIONS:
-        raise ValueError(
-            f"configuration: name: expected one of {list(CONFIGURATIONS)}, got {name!r}"
-        )
-    return CONFIGURATIONS[name]
+    return CONFIGURATIONS[one_of("configuration", "name", name, tuple(CONFIGURATIONS))]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from .. import nn
+from ..arguments import check_kind, whole
 from ..tensor import SparseTensor
-from .blocks import Norm, down, residual, subm
+from .blocks import Norm, down, residual, scaled, subm
 
 
 class VoxelBackBone8x(torch.nn.Module):
@@ -63,7 +64,7 @@ class SparseResNet21D(torch.nn.Module):
 
     def __init__(self, in_channels: int = 5, width: float = 1.0) -> None:
         super().__init__()
-        c = [int(width * channels) for channels in (16, 32, 64, 128)]
+        c = scaled(type(self).__name__, width, (16, 32, 64, 128))
         self.out_channels = c[3]
         layers = [nn.Sequential(*subm(in_channels, c[0], norm=Norm), *_twice(c[0]))]
         for c_in, c_out, padding in ((c[0], c[1], 1), (c[1], c[2], 1), (c[2], c[3], (1, 1, 0))):
@@ -101,7 +102,8 @@ class BirdsEyeStem(torch.nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int = 64) -> None:
         super().__init__()
-        self.fine = _planes(in_channels, 128, 1)
+        whole("BirdsEyeStem", "out_channels", out_channels)
+        self.fine = _planes(whole("BirdsEyeStem", "in_channels", in_channels), 128, 1)
         self.coarse = _planes(128, 256, 2)
         self.from_fine = torch.nn.Sequential(
             torch.nn.Conv2d(128, 256, 1, bias=False), *_normed(256)
@@ -152,9 +154,12 @@ class CenterPoint(torch.nn.Module):
         self, encoder: torch.nn.Module, encoded_channels: int, height: int, out_channels: int = 64
     ) -> None:
         super().__init__()
+        check_kind("CenterPoint", "encoder", encoder, torch.nn.Module)
+        planes = whole("CenterPoint", "encoded_channels", encoded_channels)
+        planes *= whole("CenterPoint", "height", height)
         self.encoder = encoder
         self.from_above = nn.ToBEVDense()
-        self.stem = BirdsEyeStem(encoded_channels * height, out_channels)
+        self.stem = BirdsEyeStem(planes, out_channels)
 
     def forward(self, x: SparseTensor) -> Tensor:
         """Give the map that heads read.

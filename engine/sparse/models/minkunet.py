@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 
 from .. import nn
+from ..arguments import whole
 from ..tensor import SparseTensor
-from .blocks import down, join, residual, subm, up
+from .blocks import down, join, residual, scaled, subm, up
 
 WIDTHS = (32, 32, 64, 128, 256, 256, 128, 96, 96)
 """Channels of the stem, of four levels down, and of four levels up."""
@@ -33,7 +34,9 @@ class MinkUNet(torch.nn.Module):
 
     def __init__(self, in_channels: int = 4, classes: int = 19, width: float = 1.0) -> None:
         super().__init__()
-        c = self.widths = [int(width * channels) for channels in WIDTHS]
+        name = type(self).__name__
+        whole(name, "classes", classes)
+        c = self.widths = scaled(name, width, WIDTHS)
         self.stem = nn.Sequential(*subm(in_channels, c[0]), *subm(c[0], c[0]))
         self.encoder = torch.nn.ModuleList(
             nn.Sequential(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....cuda.sparse import map_ops, pool_ops
+from ....cuda.sparse import pool_ops
+from ..interpolate import rows_at
+from ..quantize import batch_column, in_voxels
 from ..tensor import SparseTensor
 from .blocks import join
 from .minkunet import MinkUNet
@@ -74,20 +76,18 @@ class _PointBranch:
     """The points, and the rows of the voxels they are in at every level that was asked for."""
 
     def __init__(self, points: Tensor, batch: Tensor | None) -> None:
-        self.points = points.double()
-        items = self.points.new_zeros(len(points)) if batch is None else batch
-        self.batch = items.int()
+        self.points = in_voxels("SPVCNN", points, 1.0)
+        self.batch = batch_column("SPVCNN", batch, points)
         self._rows: dict[tuple[int, ...], Tensor] = {}
 
     def read(self, x: SparseTensor) -> Tensor:
         """Features of voxels at the points, trilinear."""
-        return x.devoxelize(self.points, batch=self.batch, mode="trilinear")
+        return x.devoxelize(self.points, batch=self.batch[:, 0], mode="trilinear")
 
     def write(self, x: SparseTensor, feats: Tensor) -> SparseTensor:
         """The mean of the points in each voxel."""
         if x.stride not in self._rows:
-            place = torch.floor(self.points / self.points.new_tensor(x.stride)).int()
-            queries = torch.cat((self.batch[:, None], place), dim=1)
-            self._rows[x.stride] = map_ops.sparse_lookup(x.level.index, queries).long()
+            place = self.points / self.points.new_tensor(x.stride)
+            self._rows[x.stride] = rows_at(x.level, place, self.batch).long()
         rows = self._rows[x.stride]
         return x.replace(pool_ops.sparse_segment_reduce(feats, rows, len(x), "mean"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ....cuda.sparse.conv_ops import Activation
+from ..arguments import check_kind
 from ..tensor import SparseTensor
 
 __all__ = [
@@ -53,6 +54,7 @@ def _wrapped(name: str) -> type[nn.Module]:
 
     class Wrapped(base):
         def forward(self, x: SparseTensor) -> SparseTensor:
+            check_kind(name, "x", x, SparseTensor)
             return SparseTensor.on(base.forward(self, x.feats), x.level, x.maps)
 
     Wrapped.__name__ = Wrapped.__qualname__ = name

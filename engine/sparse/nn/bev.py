@@ -6,11 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ....cuda.sparse import map_ops, pool_ops
+from ....cuda.sparse import pool_ops
 from .. import cache
-from ..arguments import REDUCTIONS, Reduction, ints, one_of
-from ..cache import MapCache
-from ..coordinates import Level
+from ..arguments import MOST_DIMENSIONS, REDUCTIONS, Reduction, check_kind, one_of, whole
 from ..tensor import SparseTensor
 from .convolution import Convolution
 
@@ -29,7 +27,7 @@ class ToBEVDense(nn.Module):
 
     def __init__(self, axis: int = -1) -> None:
         super().__init__()
-        self.axis = axis
+        self.axis = whole("ToBEVDense", "axis", axis, None)
 
     def forward(self, x: SparseTensor) -> Tensor:
         """Gives channel c of height h the number c * heights + h.
@@ -43,6 +41,7 @@ class ToBEVDense(nn.Module):
         Raises:
             ValueError: There is no spatial range.
         """
+        check_kind("ToBEVDense", "x", x, SparseTensor)
         if x.spatial_range is None:
             raise ValueError(
                 "ToBEVDense: x: expected a spatial_range, which says how many channels and cells "
@@ -72,7 +71,7 @@ class ToBEVReduction(nn.Module):
 
     def __init__(self, axis: int = -1, reduce: Reduction = "sum") -> None:
         super().__init__()
-        self.axis = axis
+        self.axis = whole("ToBEVReduction", "axis", axis, None)
         one_of("ToBEVReduction", "reduce", reduce, REDUCTIONS)
         self.reduce: Reduction = reduce
 
@@ -83,14 +82,11 @@ class ToBEVReduction(nn.Module):
             x: Of 2 to 4 dimensions.
 
         Returns:
-            Its map, with a cache of its own.
+            Its map, on one level for all layers that look along this axis.
         """
+        check_kind("ToBEVReduction", "x", x, SparseTensor)
         axis = _axis("ToBEVReduction", self.axis, x.ndim)
-        unique = map_ops.sparse_unique(_without(x.coords, 1 + axis).contiguous())
-        feats = pool_ops.sparse_segment_reduce(
-            x.feats, unique.inverse, unique.coords.shape[0], self.reduce
-        )
-        return _flattened(x, axis, unique.coords, feats)
+        return _from_above(x, axis, self.reduce)
 
     def extra_repr(self) -> str:
         """What `repr` says between the brackets."""
@@ -129,8 +125,8 @@ class ToBEVConvolution(Convolution):
         dtype: torch.dtype | None = None,
     ) -> None:
         name = type(self).__name__
-        self_axis = _axis(name, axis, ndim)
-        ints(name, "heights", heights, 1)
+        self_axis = _axis(name, axis, whole(name, "ndim", ndim))
+        heights = whole(name, "heights", heights)
         # A column is what one tap after another of a kernel as high as it meets.
         size = tuple(heights if a == self_axis else 1 for a in range(ndim))
         recipe = cache.strided(size, size, ndim=ndim)
@@ -151,24 +147,17 @@ class ToBEVConvolution(Convolution):
         y = super().forward(x)
         if y.spatial_range is None or y.spatial_range[self.axis] != 1:
             y = y.prune(y.coords[:, 1 + self.axis] == 0)
-        return _flattened(y, self.axis, _without(y.coords, 1 + self.axis).contiguous(), y.feats)
+        return _from_above(y, self.axis, "sum")
 
 
 def _axis(name: str, axis: int, ndim: int) -> int:
-    if ndim < 2 or not -ndim <= axis < ndim:
+    whole(name, "axis", axis, None)
+    if not 2 <= ndim <= MOST_DIMENSIONS or not -ndim <= axis < ndim:
         raise ValueError(f"{name}: axis: expected one of 2 to 4 spatial axes, got {axis} of {ndim}")
     return axis % ndim
 
 
-def _without(values: Tensor, column: int) -> Tensor:
-    return torch.cat([values[:, :column], values[:, column + 1 :]], dim=1)
-
-
-def _flattened(x: SparseTensor, axis: int, coords: Tensor, feats: Tensor) -> SparseTensor:
-    """The tensor of one dimension less on these coordinates."""
-    stride, size = list(x.stride), x.spatial_range
-    del stride[axis]
-    if size is not None:
-        size = size[:axis] + size[axis + 1 :]
-    level = Level(coords, tuple(stride), size, x.batch_size)
-    return SparseTensor.on(feats, level, MapCache(level))
+def _from_above(x: SparseTensor, axis: int, reduce: Reduction) -> SparseTensor:
+    view = x.maps.view(x.level, axis)
+    feats = pool_ops.sparse_segment_reduce(x.feats, view.columns, mode=reduce)
+    return SparseTensor.on(feats, view.level, view.maps)

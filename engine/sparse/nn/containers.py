@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from ....cuda.sparse.conv_ops import Activation
+from ..arguments import check_kind
 from ..tensor import SparseTensor
 from .activation import known
 from .convolution import Convolution
@@ -135,6 +136,7 @@ class Residual(nn.Module):
         activation: Of the sum; default: none.
 
     Raises:
+        TypeError: A part is no module.
         ValueError: On calls, if both ends are not on the same coordinates.
 
     Source:
@@ -153,6 +155,10 @@ class Residual(nn.Module):
         activation: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        parts = {"main": main, "shortcut": shortcut, "activation": activation}
+        for argument, module in parts.items():
+            if module is not None or argument == "main":
+                check_kind("Residual", argument, module, nn.Module)
         self.main = main
         self.shortcut = shortcut
         self.activation = activation

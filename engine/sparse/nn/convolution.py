@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ....cuda.sparse.conv_ops import Activation
 from .. import cache
-from ..arguments import Ints, ints
+from ..arguments import Ints, flag, ints, whole
 from ..cache import Recipe
 from ..functional.convolution import convolve
 from ..tensor import SparseTensor
@@ -34,6 +34,7 @@ class Convolution(nn.Module):
         dtype: Of the parameters.
 
     Raises:
+        TypeError: An argument is of another kind.
         ValueError: The groups do not divide the channels.
     """
 
@@ -52,9 +53,10 @@ class Convolution(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        for argument, value in (("in_channels", in_channels), ("out_channels", out_channels)):
-            ints(name, argument, value, 1)
-        if groups < 1 or in_channels % groups or out_channels % groups:
+        in_channels = whole(name, "in_channels", in_channels)
+        out_channels = whole(name, "out_channels", out_channels)
+        groups = whole(name, "groups", groups)
+        if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"{name}: groups: expected a divisor of {in_channels} and {out_channels} channels, "
                 f"got {groups}"
@@ -67,7 +69,7 @@ class Convolution(nn.Module):
         self.slope = 0.01
         shape = (*recipe.kernel_size, in_channels // groups, out_channels)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        if bias:
+        if flag(name, "bias", bias):
             self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ....cuda.sparse.conv_ops import Activation
 from ....cuda.sparse.norm_ops import sparse_batch_norm
+from ..arguments import check_kind, flag, number, whole
 from ..functional.normalisation import group_norm
 from ..tensor import SparseTensor
 
@@ -73,11 +74,30 @@ class BatchNorm(nn.BatchNorm1d):
         [[1.0, -1.0], [-1.0, 1.0]]
     """
 
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        name = type(self).__name__
+        super().__init__(
+            whole(name, "num_features", num_features),
+            number(name, "eps", eps),
+            None if momentum is None else number(name, "momentum", momentum),
+            flag(name, "affine", affine),
+            flag(name, "track_running_stats", track_running_stats),
+            device=device,
+            dtype=dtype,
+        )
+
     def forward(self, x: SparseTensor) -> SparseTensor:  # pyright: ignore
         """Normalises; from a tensor without rows nothing is learnt."""
-        if not isinstance(x, SparseTensor):
-            name = type(self).__name__
-            raise TypeError(f"{name}: x: expected a SparseTensor, got {type(x).__name__}")
+        check_kind(type(self).__name__, "x", x, SparseTensor)
         return SparseTensor.on(normalised(self, x.feats), x.level, x.maps)
 
 
@@ -104,6 +124,7 @@ class SyncBatchNorm(BatchNorm):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Normalises."""
+        _check_channels(self, x, self.num_features)
         alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1
         if alone or not (self.training or self.running_mean is None):
             return super().forward(x)
@@ -183,11 +204,34 @@ class GroupNorm(nn.GroupNorm):
         device: Of the parameters.
         dtype: Of the parameters.
 
+    Raises:
+        TypeError: An argument is of another kind.
+        ValueError: The groups do not divide the channels.
+
     Example:
         >>> x = SparseTensor(torch.tensor([[0, 0], [0, 1]], dtype=torch.int32), torch.eye(2))
         >>> GroupNorm(2, 2)(x).feats.round(decimals=2).tolist()
         [[1.0, -1.0], [-1.0, 1.0]]
     """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        name = type(self).__name__
+        num_channels = whole(name, "num_channels", num_channels)
+        if num_channels % whole(name, "num_groups", num_groups):
+            raise ValueError(
+                f"{name}: num_groups: expected a divisor of the {num_channels} channels, "
+                f"got {num_groups}"
+            )
+        eps, affine = number(name, "eps", eps), flag(name, "affine", affine)
+        super().__init__(num_groups, num_channels, eps, affine, device, dtype)
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # pyright: ignore
         """Normalises."""
@@ -219,6 +263,7 @@ class InstanceNorm(GroupNorm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        num_features = whole(type(self).__name__, "num_features", num_features)
         super().__init__(num_features, num_features, eps, affine, device, dtype)
 
 
@@ -248,15 +293,25 @@ class LayerNorm(nn.LayerNorm):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(num_channels, eps, elementwise_affine, bias, device, dtype)
+        name = type(self).__name__
+        super().__init__(
+            whole(name, "num_channels", num_channels),
+            number(name, "eps", eps),
+            flag(name, "elementwise_affine", elementwise_affine),
+            flag(name, "bias", bias),
+            device,
+            dtype,
+        )
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # pyright: ignore
         """Normalises."""
+        _check_channels(self, x, self.normalized_shape[0])
         return SparseTensor.on(super().forward(x.feats), x.level, x.maps)
 
 
 def _check_channels(module: nn.Module, x: SparseTensor, channels: int) -> None:
-    if x.channels != channels:
+    check_kind(type(module).__name__, "x", x, SparseTensor)
+    if x.feats.shape[1] != channels:
         raise _misfit(module, channels, x.channels)
 
 

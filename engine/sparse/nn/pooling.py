@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..arguments import Ints
+from ..arguments import Ints, check_kind, flag, sizes
 from ..functional.pooling import GlobalMode, PoolMode, global_pool, pool, pool_recipe, upsample
 from ..tensor import SparseTensor
 
@@ -30,14 +30,16 @@ class _Pool(nn.Module):
         dilation: Ints = 1,
     ) -> None:
         super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = kernel_size if stride is None else stride
-        self.padding = padding
-        self.dilation = dilation
+        name = type(self).__name__
+        self.kernel_size = sizes(name, "kernel_size", kernel_size)
+        self.stride = self.kernel_size if stride is None else sizes(name, "stride", stride)
+        self.padding = sizes(name, "padding", padding, 0)
+        self.dilation = sizes(name, "dilation", dilation)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Pools."""
         name = type(self).__name__
+        check_kind(name, "x", x, SparseTensor)
         recipe = pool_recipe(
             self.kernel_size, self.stride, self.padding, self.dilation, x.ndim, name
         )
@@ -109,6 +111,7 @@ class _GlobalPool(nn.Module):
 
     def forward(self, x: SparseTensor) -> Tensor:
         """[N, C] to [batch_size, C]."""
+        check_kind(type(self).__name__, "x", x, SparseTensor)
         return global_pool(x, self.mode)
 
 
@@ -146,11 +149,12 @@ class Upsample(nn.Module):
 
     def __init__(self, scale: Ints = 2, generative: bool = False) -> None:
         super().__init__()
-        self.scale = scale
-        self.generative = generative
+        self.scale = sizes("Upsample", "scale", scale)
+        self.generative = flag("Upsample", "generative", generative)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Upsamples."""
+        check_kind("Upsample", "x", x, SparseTensor)
         return upsample(x, self.scale, self.generative)
 
     def extra_repr(self) -> str:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import torch
 
+from ...engine.sparse.arguments import check_kind
 from ..cumm import tensorview as tv
 from .constants import CPU_ONLY_BUILD
 from .voxels import VoxelGrid
@@ -110,6 +111,7 @@ class _Point2Voxel:
     def _voxels(
         self, points: tv.Tensor, empty_mean: bool
     ) -> tuple[tv.Tensor, tv.Tensor, tv.Tensor]:
+        check_kind(self._grid.function, "points", points, tv.Tensor)
         given = torch.as_tensor(points.torch, device=self.device)
         voxels, indices, counts, _ = self._grid.voxelise(
             given, self.max_num_voxels, self.max_num_points_per_voxel, empty_mean

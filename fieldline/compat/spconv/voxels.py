@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from ...engine.sparse.arguments import check_tensor, shown, whole
 
 
 class VoxelGrid:
@@ -28,16 +31,18 @@ class VoxelGrid:
         num_point_features: int | None,
         ndim: int | None = None,
     ) -> None:
-        size = [float(v) for v in vsize_xyz]
-        limits = [float(v) for v in coors_range_xyz]
+        size = _lengths(function, "vsize_xyz", vsize_xyz)
+        limits = _lengths(function, "coors_range_xyz", coors_range_xyz)
         self.ndim = len(size) if ndim is None else ndim
-        self._function, self._columns = function, num_point_features
+        self.function, self._columns = function, num_point_features
         if len(size) != self.ndim or len(limits) != 2 * self.ndim:
             raise ValueError(
                 f"{function}: vsize_xyz, coors_range_xyz: expected {self.ndim} and "
                 f"{2 * self.ndim} numbers, got {len(size)} and {len(limits)}"
             )
         low, high = limits[: self.ndim], limits[self.ndim :]
+        if self._columns is not None:
+            whole(function, "num_point_features", self._columns, self.ndim)
         if min(size) <= 0 or any(b < a for a, b in zip(low, high)):
             raise ValueError(
                 f"{function}: vsize_xyz, coors_range_xyz: expected sizes above 0 and a lowest "
@@ -74,6 +79,8 @@ class VoxelGrid:
             each point, int64 [N], -1: none (points beyond ``max_points`` keep their voxel).
         """
         self._check(points)
+        max_voxels = whole(self.function, "max_num_voxels", max_voxels, 0)
+        max_points = whole(self.function, "max_num_points_per_voxel", max_points, 0)
         cells, inside = self._cells(points)
         voxel_of, indices = _number_by_first_come(cells, inside, max_voxels)
         rank = _rank_within(voxel_of, len(indices))
@@ -88,15 +95,16 @@ class VoxelGrid:
         return voxels, indices.int(), counts.int(), voxel_of
 
     def _check(self, points: Tensor) -> None:
+        check_tensor(self.function, "points", points)
         wanted = self._columns or "C"
         right = points.dim() == 2 and points.shape[1] >= self.ndim
         if not right or (self._columns is not None and points.shape[1] != self._columns):
             raise ValueError(
-                f"{self._function}: points: expected shape [N, {wanted}], got {list(points.shape)}"
+                f"{self.function}: points: expected shape [N, {wanted}], got {list(points.shape)}"
             )
         if points.dtype not in (torch.float32, torch.float64):
             raise TypeError(
-                f"{self._function}: points: expected float32 or float64, got {points.dtype}"
+                f"{self.function}: points: expected float32 or float64, got {points.dtype}"
             )
 
     def _cells(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,6 +115,16 @@ class VoxelGrid:
         # Comparisons with not-a-number are false: such points lie nowhere.
         inside = ((cells >= 0) & (cells < sizes)).all(1)
         return torch.where(inside[:, None], cells, 0).long(), inside
+
+
+def _lengths(function: str, argument: str, values: Iterable[float]) -> list[float]:
+    try:
+        lengths = [float(v) for v in values]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{function}: {argument}: expected lengths, got {shown(values)}") from error
+    if not all(map(math.isfinite, lengths)):
+        raise ValueError(f"{function}: {argument}: expected finite lengths, got {shown(lengths)}")
+    return lengths
 
 
 def _number_by_first_come(cells: Tensor, inside: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from ...engine.sparse.arguments import check_tensor
 from .nn.functional.hash import fnv_hash
 from .utils.utils import kernel_offsets, make_divisible
 
@@ -61,6 +62,7 @@ class GPUHashTable:
         Raises:
             ValueError: The table is too small.
         """
+        check_tensor("GPUHashTable.insert_vals", "keys", keys)
         numbers = torch.arange(1, len(keys) + 1, dtype=self.vals.dtype, device=keys.device)
         order = keys.argsort(stable=True)
         ordered = keys[order]
@@ -116,6 +118,7 @@ class GPUHashTable:
         Returns:
             int32 [M], M the next multiple of 128.
         """
+        check_tensor("GPUHashTable.lookup_vals", "keys", keys)
         return _fill(self._numbers(keys))
 
     def _numbers(self, keys: Tensor) -> Tensor:

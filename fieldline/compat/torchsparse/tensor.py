@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from ...engine.sparse.arguments import check_kind, ints
 from .utils.tensor_cache import TensorCache, new_cache
 from .utils.to_dense import to_dense
 from .utils.utils import make_ntuple
@@ -58,8 +59,14 @@ class SparseTensor:
     ) -> None:
         self.feats = feats
         self.coords = coords
+        # What layers make keeps the default: it is not looked at again.
+        if not (isinstance(stride, int) and stride == 1):
+            ints("SparseTensor", "stride", make_ntuple(stride, 3), 3)
         self.stride = stride
-        self.spatial_range = None if spatial_range is None else make_ntuple(spatial_range, 4)
+        if spatial_range is not None:
+            sizes = make_ntuple(spatial_range, 4)
+            spatial_range = ints("SparseTensor", "spatial_range", sizes, 4, 0)
+        self.spatial_range = spatial_range
         self._caches = new_cache()
 
     @property
@@ -151,6 +158,7 @@ class SparseTensor:
         return to_dense(self.feats, self.coords, self.spatial_range)
 
     def __add__(self, other: SparseTensor) -> SparseTensor:
+        check_kind("SparseTensor.__add__", "other", other, SparseTensor)
         return self.like(self.feats + other.feats)
 
     def like(

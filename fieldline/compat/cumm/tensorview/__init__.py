@@ -135,7 +135,13 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
     Returns:
         The view.
+
+    Raises:
+        TypeError: It is no array of numbers.
     """
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        kind = getattr(array, "dtype", type(array).__name__)
+        raise TypeError(f"from_numpy: array: expected a numpy array of numbers, got {kind}")
     return Tensor(torch.from_numpy(np.ascontiguousarray(array)))
 
 

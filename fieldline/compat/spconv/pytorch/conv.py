@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from ....cuda.sparse import conv_ops
 from ....cuda.sparse.kernel_map import KernelMap
+from ....engine.sparse.arguments import check_kind, whole
 from ...cumm.tensorview.gemm import Activation
 from .. import SPCONV_VERSION_NUMBERS, constants
 from ..constants import FILTER_HWIO
 from ..core import ConvAlgo
 from ..tools import nullcontext
-from .core import IndiceData, SparseConvTensor, expand_nd
+from .core import IndiceData, SparseConvTensor
 from .layer import MAX_NUM_VOXELS, MapLayer
 from .ops import activation_of, kernel_of
 
@@ -127,10 +128,10 @@ class SparseConvolution(MapLayer):
         )
         if groups != 1:
             raise ValueError(f"{type(self).__name__}: groups: expected 1, got {groups}")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        in_channels = self.in_channels = whole(type(self).__name__, "in_channels", in_channels)
+        out_channels = self.out_channels = whole(type(self).__name__, "out_channels", out_channels)
         self.groups = groups
-        self.output_padding = expand_nd(ndim, output_padding)
+        self.output_padding = self._sizes("output_padding", output_padding, 0)
         self.transposed = transposed
         self.inverse = inverse
         self.fp32_accum = fp32_accum
@@ -189,6 +190,7 @@ class SparseConvolution(MapLayer):
         Raises:
             ValueError: Channels differ, or the rules of ``indice_key`` are broken.
         """
+        check_kind(type(self).__name__, "input", input, SparseConvTensor)
         features = input.features
         if features.shape[-1] != self.in_channels:
             raise ValueError(

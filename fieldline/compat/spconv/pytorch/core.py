@@ -13,6 +13,13 @@ import torch
 from torch import Tensor
 
 from ....cuda.sparse.kernel_map import KernelMap
+from ....engine.sparse.arguments import (
+    check_kind,
+    check_tensor,
+    check_volume,
+    shown,
+    whole,
+)
 from ...coordinate_set import CoordinateSet
 from ..core import ConvAlgo
 from ..tools import CUDAKernelTimer
@@ -112,7 +119,7 @@ def scatter_nd(indices: Tensor, updates: Tensor, shape: Sequence[int]) -> Tensor
     result = torch.zeros(*shape, dtype=updates.dtype, device=updates.device)
     ndim = indices.shape[-1]
     places = indices.reshape(-1, ndim).unbind(1)
-    return result.index_put(places, updates.reshape(-1, *shape[ndim:]))
+    return result.index_put(places, updates.reshape(len(places[0]), *shape[ndim:]))
 
 
 def expand_nd(ndim: int, val: int | Sequence[int] | np.ndarray) -> list[int]:
@@ -126,13 +133,19 @@ def expand_nd(ndim: int, val: int | Sequence[int] | np.ndarray) -> list[int]:
         ``ndim`` numbers.
 
     Raises:
+        TypeError: It is made of something else.
         ValueError: There are more or fewer.
 
     Example:
         >>> expand_nd(3, 2), expand_nd(2, (1, 2))
         ([2, 2, 2], [1, 2])
     """
-    values = [int(val)] * ndim if isinstance(val, (int, np.integer)) else [int(v) for v in val]
+    try:
+        values = [int(val)] * ndim if isinstance(val, (int, np.integer)) else [int(v) for v in val]
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"expand_nd: val: expected a whole number or {ndim} of them, got {shown(val)}"
+        ) from error
     if len(values) != ndim:
         raise ValueError(f"expand_nd: val: expected {ndim} numbers, got {values}")
     return values
@@ -179,10 +192,10 @@ class SparseConvTensor:
         enable_timer: bool = False,
         force_algo: ConvAlgo | None = None,
     ) -> None:
-        _check(features, indices, spatial_shape, batch_size)
+        _check(features, indices, batch_size)
         self._features = features
         self.indices = indices
-        self.spatial_shape = [int(v) for v in spatial_shape]
+        self.spatial_shape = _checked_shape(spatial_shape, indices.shape[1] - 1)
         self.batch_size = batch_size
         self.indice_dict: dict[str, IndiceData] = {} if indice_dict is None else indice_dict
         self.grid: Tensor | None = torch.empty(0) if grid is None else grid
@@ -245,7 +258,11 @@ class SparseConvTensor:
 
         Returns:
             The new tensor; this one does not change.
+
+        Raises:
+            TypeError: It is no tensor.
         """
+        check_kind("SparseConvTensor.replace_feature", "feature", feature, Tensor)
         tensor = self.shadow_copy()
         tensor._features = feature
         return tensor
@@ -290,9 +307,18 @@ class SparseConvTensor:
 
         Returns:
             The new tensor.
+
+        Raises:
+            IndexError: There is no such row.
+            ValueError: They are neither row numbers nor a mask.
         """
         tensor = self.replace_feature(self._features[valid_indices])
         tensor.indices = self.indices[valid_indices]
+        if tensor._features.dim() != 2 or tensor.indices.dim() != 2:
+            raise ValueError(
+                "SparseConvTensor.select_by_index: valid_indices: expected row numbers or a mask "
+                f"[{len(self.indices)}], got {shown(valid_indices)}"
+            )
         tensor.indice_dict = {}
         return tensor
 
@@ -314,6 +340,12 @@ class SparseConvTensor:
         Returns:
             The sparse tensor, cells in order; gradients reach ``x``.
         """
+        check_tensor("SparseConvTensor.from_dense", "x", x)
+        if x.dim() < 3:
+            raise ValueError(
+                "SparseConvTensor.from_dense: x: expected shape [B, *spatial_shape, C], "
+                f"got {list(x.shape)}"
+            )
         cells = (x != 0).any(-1).nonzero()
         return cls(x[cells.unbind(1)], cells.int(), x.shape[1:-1], x.shape[0])
 
@@ -326,8 +358,14 @@ class SparseConvTensor:
         Returns:
             The dense tensor. Rows outside it are left out; of rows of one cell, one is kept.
         """
+        if len(self._features) != len(self.indices):
+            raise ValueError(
+                f"SparseConvTensor.dense: features: expected {len(self.indices)} rows as indices, "
+                f"got {len(self._features)}"
+            )
         channels = self._features.shape[1]
-        shape = [self.batch_size, *self.spatial_shape]
+        shape = [int(self.batch_size), *self.spatial_shape]
+        check_volume("SparseConvTensor.dense", (*shape, channels))
         indices = self.indices.to(self._features.device).long()
         sizes = torch.tensor(shape, device=indices.device)
         inside = ((indices >= 0) & (indices < sizes)).all(1)
@@ -348,18 +386,33 @@ class SparseConvTensor:
     __iadd__ = __add__
 
 
-def _check(features: Tensor, indices: Tensor, spatial_shape: Any, batch_size: int) -> None:
+def _check(features: Tensor, indices: Tensor, batch_size: int) -> None:
+    name = "SparseConvTensor"
+    check_tensor(name, "features", features)
+    if features.is_complex():
+        raise TypeError(f"{name}: features: expected real numbers, got {features.dtype}")
+    check_tensor(name, "indices", indices)
     if features.dim() != 2 or indices.dim() != 2:
         raise ValueError(
-            f"SparseConvTensor: features, indices: expected shapes [N, C] and [N, 1 + ndim], "
+            f"{name}: features, indices: expected shapes [N, C] and [N, 1 + ndim], "
             f"got {list(features.shape)} and {list(indices.shape)}"
         )
-    if len(spatial_shape) != indices.shape[1] - 1:
-        raise ValueError(
-            f"SparseConvTensor: spatial_shape: expected {indices.shape[1] - 1} numbers for indices "
-            f"{list(indices.shape)}, got {len(spatial_shape)}"
-        )
     if indices.dtype != torch.int32:
-        raise TypeError(f"SparseConvTensor: indices: expected int32, got {indices.dtype}")
-    if batch_size <= 0:
-        raise ValueError(f"SparseConvTensor: batch_size: expected at least 1, got {batch_size}")
+        raise TypeError(f"{name}: indices: expected int32, got {indices.dtype}")
+    whole(name, "batch_size", batch_size)
+
+
+def _checked_shape(spatial_shape: Any, ndim: int) -> list[int]:
+    name = "SparseConvTensor"
+    try:
+        sizes = [int(v) for v in spatial_shape]
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name}: spatial_shape: expected {ndim} numbers, got {shown(spatial_shape)}"
+        ) from error
+    if len(sizes) != ndim or min(sizes, default=0) < 0:
+        raise ValueError(
+            f"{name}: spatial_shape: expected {ndim} numbers of at least 0 for indices "
+            f"[N, {1 + ndim}], got {len(sizes)}: {shown(sizes)}"
+        )
+    return sizes

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ....cuda.sparse import map_ops, pool_ops
+from ....engine.sparse.arguments import check_kind
 from ...cumm.tensorview.gemm import Activation
 from ..core import ConvAlgo
 from . import ops
@@ -163,6 +164,10 @@ def sparse_add(*tens: SparseConvTensor) -> SparseConvTensor:
         >>> total.indices[:, 1].tolist(), total.features[:, 0].tolist()
         ([1, 2], [5.0, 4.0])
     """
+    if not tens:
+        raise ValueError("sparse_add: tens: expected at least one, got none")
+    for number, tensor in enumerate(tens):
+        check_kind("sparse_add", f"tens[{number}]", tensor, SparseConvTensor)
     first = tens[0]
     for tensor in tens[1:]:
         _check_alike(first, tensor)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ....engine.sparse.arguments import check_tensor
+
 __all__ = ["HashTable"]
 
 
@@ -51,6 +53,12 @@ class HashTable:
             keys: [N].
             values: [N]; None: 0 for keys that are new.
         """
+        _check_keys("HashTable.insert", keys)
+        if values is not None and len(values) != len(keys):
+            raise ValueError(
+                f"HashTable.insert: values: expected {len(keys)}, one for each key, "
+                f"got {len(values)}"
+            )
         if values is None:
             keys = keys[self._find(keys) < 0]
             values = torch.zeros(len(keys), dtype=self.value_dtype, device=keys.device)
@@ -77,6 +85,9 @@ class HashTable:
             The values, those of missing keys as they were (0 in a new tensor), and which keys are
             missing, bool [N].
         """
+        _check_keys("HashTable.query", keys)
+        if values is not None:
+            check_tensor("HashTable.query", "values", values)
         rows = self._find(keys)
         if values is None:
             values = torch.zeros(len(keys), dtype=self.value_dtype, device=keys.device)
@@ -94,6 +105,7 @@ class HashTable:
         Returns:
             uint8 [N], 1 for keys that do not exist.
         """
+        _check_keys("HashTable.insert_exist_keys", keys)
         rows = self._find(keys)
         found = rows >= 0
         self._values[rows[found]] = values[found].to(self.value_dtype)
@@ -129,3 +141,9 @@ class HashTable:
             return torch.full_like(keys, -1, dtype=torch.int64)
         rows = torch.searchsorted(self._keys, keys).clamp_max(len(self._keys) - 1)
         return torch.where(self._keys[rows] == keys, rows, -1)
+
+
+def _check_keys(name: str, keys: Tensor) -> None:
+    check_tensor(name, "keys", keys)
+    if keys.dim() != 1:
+        raise ValueError(f"{name}: keys: expected shape [N], got {list(keys.shape)}")

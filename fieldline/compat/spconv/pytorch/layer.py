@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ....engine.sparse import maps
+from ....engine.sparse.arguments import ints
 from ...coordinate_set import CoordinateSet
 from ..core import ConvAlgo
 from .core import IndiceData, IndiceKeyError, SparseConvTensor, expand_nd
@@ -65,15 +66,19 @@ class MapLayer(SparseModule):
     ) -> None:
         super().__init__(name)
         self.ndim = ndim
-        self.kernel_size = expand_nd(ndim, kernel_size)
-        self.stride = expand_nd(ndim, stride)
-        self.padding = expand_nd(ndim, padding)
-        self.dilation = expand_nd(ndim, dilation)
+        self.kernel_size = self._sizes("kernel_size", kernel_size, 1)
+        self.stride = self._sizes("stride", stride, 1)
+        self.padding = self._sizes("padding", padding, 0)
+        self.dilation = self._sizes("dilation", dilation, 1)
         self.output_padding = [0] * ndim
         self.subm = subm
         self.indice_key = indice_key
         self.algo = ConvAlgo.MaskImplicitGemm if algo is None else algo
         self.record_voxel_count = record_voxel_count
+
+    def _sizes(self, argument: str, value: Any, least: int) -> list[int]:
+        numbers = expand_nd(self.ndim, value)
+        return list(ints(type(self).__name__, argument, numbers, self.ndim, least))
 
     def register_voxel_count(self) -> None:
         """Adds the buffer of the largest number of outputs, where the layer makes outputs."""
@@ -121,6 +126,11 @@ class MapLayer(SparseModule):
         Returns:
             The layer's output.
         """
+        if len(input.features) != len(input.indices):
+            raise ValueError(
+                f"{type(self).__name__}: input: expected features of {len(input.indices)} rows as "
+                f"indices, got {len(input.features)}"
+            )
         clock = _Clock(self, input)
         data, indice_dict = self._find_map(input)
         clock.lap("indice_gen_time")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ....cuda.sparse import pool_ops
+from ....engine.sparse.arguments import check_kind
 from ..core import ConvAlgo
 from .core import IndiceData, SparseConvTensor
 from .layer import MapLayer
@@ -87,6 +88,7 @@ class _Pool(MapLayer):
         Raises:
             ValueError: The map's key exists already.
         """
+        check_kind(type(self).__name__, "input", input, SparseConvTensor)
         return self.run(input, lambda data: self._unfolded(input.features, data))
 
     def _unfolded(self, features: Tensor, data: IndiceData) -> Tensor:
@@ -171,6 +173,7 @@ class SparseGlobalMaxOrAvgPool(SparseModule):
             Maxima [batch_size, C]; or, as spconv has it, means of the first channel alone,
             [batch_size]. Items without a cell give 0.
         """
+        check_kind(type(self).__name__, "input", input, SparseConvTensor)
         items = input.indices[:, 0].long()
         items = torch.where((items >= 0) & (items < input.batch_size), items, -1)
         features = input.features[:, :1] if self.is_mean else input.features

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ....engine.sparse.arguments import check_kind, shown
 from .core import SparseConvTensor
 from .functional import sparse_add
 from .modules import SparseModule
@@ -118,6 +119,11 @@ class ConcatTable(SparseModule):
 
 
 def _check_same_cells(name: str, tensors: Sequence[SparseConvTensor], channels: bool) -> None:
+    if not isinstance(tensors, list | tuple) or not tensors:
+        raise ValueError(f"{name}: input: expected a list of sparse tensors, got {shown(tensors)}")
+    for number, x in enumerate(tensors):
+        check_kind(name, f"input[{number}]", x, SparseConvTensor)
+
     def facts(x: SparseConvTensor) -> tuple[Any, ...]:
         last = (x.features.shape[1],) if channels else ()
         return (x.spatial_shape, x.batch_size, len(x.indices), *last)

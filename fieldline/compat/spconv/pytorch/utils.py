@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ....engine.sparse.arguments import check_tensor, check_whole
 from ..voxels import VoxelGrid
 
 __all__ = ["PointToVoxel", "gather_features_by_pc_voxel_id"]
@@ -71,6 +72,7 @@ class PointToVoxel:
         Raises:
             ValueError: The points have another shape or are on another device.
         """
+        check_tensor("PointToVoxel", "pc", pc)
         if pc.device.type != self.device.type:
             raise ValueError(
                 f"PointToVoxel: pc: expected a tensor on {self.device.type}, got {pc.device.type}"
@@ -98,6 +100,9 @@ def gather_features_by_pc_voxel_id(
         >>> gather_features_by_pc_voxel_id(labels, torch.tensor([1, -1, 0]))[:, 0].tolist()
         [8.0, 0.0, 7.0]
     """
+    name = "gather_features_by_pc_voxel_id"
+    check_tensor(name, "seg_res_features", seg_res_features)
+    check_whole(name, "pc_voxel_id", pc_voxel_id)
     voxel_of = pc_voxel_id.to(seg_res_features.device)
     fallback = seg_res_features.new_full((1, *seg_res_features.shape[1:]), invalid_value)
     return torch.cat([fallback, seg_res_features])[voxel_of + 1]

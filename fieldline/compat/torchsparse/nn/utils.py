@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ....engine.sparse.arguments import check_kind
 from ..tensor import SparseTensor
 from ..utils.utils import kernel_offsets, make_ntuple
 
@@ -27,7 +28,11 @@ def fapply(
 
     Returns:
         A new tensor on the same coordinates and maps.
+
+    Raises:
+        TypeError: The input is no sparse tensor.
     """
+    check_kind("fapply", "input", input, SparseTensor)
     return input.like(fn(input.feats, *args, **kwargs))
 
 

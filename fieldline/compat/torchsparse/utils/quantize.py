@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ....engine.sparse.arguments import shown
+
 __all__ = ["sparse_quantize"]
 
 
@@ -29,7 +31,9 @@ def sparse_quantize(
         int32 [M, 3]; and int64 [M] and int64 [N] where they are asked for.
 
     Raises:
-        ValueError: There is not one voxel size per axis.
+        TypeError: The size is no number.
+        ValueError: There is not one positive voxel size per axis, or a point is not finite or
+            further away than int32 reaches.
 
     Example:
         >>> points = np.array([[0.9, 0.0, 0.0], [0.1, 0.0, 0.0], [0.2, 0.0, 0.0]])
@@ -37,14 +41,40 @@ def sparse_quantize(
         >>> voxels.tolist(), inverse.tolist()
         ([[0, 0, 0], [1, 0, 0]], [1, 0, 0])
     """
-    size = np.broadcast_to(np.asarray(voxel_size, dtype=np.float64), (3,))
-    if isinstance(voxel_size, (tuple, list)) and len(voxel_size) != 3:
-        raise ValueError(f"sparse_quantize: voxel_size: expected 3 numbers, got {voxel_size}")
-    cells = np.floor(np.asarray(coords) / size).astype(np.int32)
+    size = _size(voxel_size)
+    points = np.asarray(coords)
+    if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu":
+        raise ValueError(
+            f"sparse_quantize: coords: expected numbers of shape [N, 3], "
+            f"got {points.dtype} {list(points.shape)}"
+        )
+    place = np.floor(points / size)
+    if not (np.abs(place) < 2**31).all():
+        raise ValueError(
+            "sparse_quantize: coords: expected finite points within 2^31 voxels of the origin, "
+            f"got {points.min()} to {points.max()}"
+        )
+    cells = place.astype(np.int32)
     _, first, inverse = np.unique(_keys(cells), return_index=True, return_inverse=True)
     results = [cells[first]]
     results += [first] * return_index + [inverse.reshape(-1)] * return_inverse
     return results[0] if len(results) == 1 else results
+
+
+def _size(voxel_size: float | tuple[float, ...]) -> np.ndarray:
+    if isinstance(voxel_size, (tuple, list)) and len(voxel_size) != 3:
+        raise ValueError(f"sparse_quantize: voxel_size: expected 3 numbers, got {voxel_size}")
+    try:
+        size = np.broadcast_to(np.asarray(voxel_size, dtype=np.float64), (3,))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"sparse_quantize: voxel_size: expected a length, or 3, got {shown(voxel_size)}"
+        ) from error
+    if not (np.isfinite(size) & (size > 0)).all():
+        raise ValueError(
+            f"sparse_quantize: voxel_size: expected a positive length, got {shown(voxel_size)}"
+        )
+    return size
 
 
 def _keys(cells: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ....engine.sparse.arguments import check_tensor, check_volume, ints
+
 __all__ = ["to_dense"]
 
 
@@ -23,16 +25,26 @@ def to_dense(feats: Tensor, coords: Tensor, spatial_range: Sequence[int]) -> Ten
     Returns:
         [*spatial_range, C]. Rows outside it are left out; of rows of one place, one is kept.
 
+    Raises:
+        TypeError: They are no tensors.
+        ValueError: A shape is another, or the result would be larger than any memory.
+
     Example:
         >>> coords = torch.tensor([[0, 1, 0, 0]])
         >>> to_dense(torch.ones(1, 2), coords, (1, 2, 1, 1))[0, :, 0, 0, 0].tolist()
         [0.0, 1.0]
     """
-    shape = tuple(int(n) for n in spatial_range)
-    if coords.dim() != 2 or coords.shape[1] != len(shape):
+    name = "to_dense"
+    check_tensor(name, "feats", feats)
+    check_tensor(name, "coords", coords)
+    if coords.dim() != 2:
+        raise ValueError(f"{name}: coords: expected shape [N, n], got {list(coords.shape)}")
+    shape = ints(name, "spatial_range", tuple(spatial_range), coords.shape[1], 0)
+    if feats.dim() != 2 or len(feats) != len(coords):
         raise ValueError(
-            f"to_dense: coords: expected shape [N, {len(shape)}], got {list(coords.shape)}"
+            f"{name}: feats: expected shape [{len(coords)}, C], got {list(feats.shape)}"
         )
+    check_volume(name, (*shape, feats.shape[1]))
     coords = coords.long()
     inside = ((coords >= 0) & (coords < torch.tensor(shape, device=coords.device))).all(1)
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
@@ -41,4 +53,4 @@ def to_dense(feats: Tensor, coords: Tensor, spatial_range: Sequence[int]) -> Ten
     # Rows outside go to a place of their own, which is dropped: no round trip to count them.
     places = torch.where(inside, places, n_places)
     dense = feats.new_zeros(n_places + 1, feats.shape[1]).index_put((places,), feats)
-    return dense[:-1].view(*shape, -1)
+    return dense[:-1].view(*shape, feats.shape[1])

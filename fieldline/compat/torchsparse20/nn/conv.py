@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ....cuda.sparse import map_ops
 from ....cuda.sparse.map_ops import Taps
+from ....engine.sparse.arguments import check_coordinates
 from ...torchsparse.nn.functional import conv as _conv
 from ...torchsparse.nn.functional import maps
 from ...torchsparse.nn.functional.maps import Kmap, Level
@@ -56,7 +57,8 @@ def conv3d(
     Raises:
         ValueError: No strided layer of this kernel was there before a transposed one.
     """
-    size, step, spread = (make_ntuple(v, 3) for v in (kernel_size, stride, dilation))
+    _conv.check_operands(input, weight, bias)
+    size, step, spread = _conv.layer_sizes(kernel_size, stride, dilation)
     if size == step == _ONE:
         return input.like(_conv.pointwise(input.feats, weight, bias))
     if transposed:
@@ -132,7 +134,8 @@ def spdownsample(
         >>> spdownsample(coords).tolist()
         [[2, 0, 4, 1]]
     """
-    size, step, units = (make_ntuple(v, 3) for v in (kernel_size, stride, tensor_stride))
+    check_coordinates("spdownsample", "coords", coords, 3)
+    size, step, units = _conv.layer_sizes(kernel_size, stride, tensor_stride)
     taps = centred_taps(size, step, _ONE, units)
     taps = taps._replace(stride=tuple(s * t for s, t in zip(step, units)))
     coarse = _coarse(coords[:, _BATCH_FIRST].contiguous(), taps, size, step, _ONE)

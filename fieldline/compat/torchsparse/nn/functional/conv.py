@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor
 
 from .....cuda.sparse import conv_ops, map_ops
 from .....cuda.sparse.map_ops import Taps
+from .....engine.sparse.arguments import check_coordinates, check_tensor, ints
 from .....engine.sparse.maps import strided_taps, submanifold_taps, transposed_map
 from ...tensor import SparseTensor, get_allow_negative_coordinates
 from ...utils.utils import make_ntuple
 from . import maps
 from .conv_config import effective_config
 from .maps import Kmap, Level
+from .pooling import check_input
 
 __all__ = ["build_kernel_map", "conv3d", "spdownsample", "spupsample_generative"]
 
@@ -59,7 +62,8 @@ def conv3d(
     Raises:
         ValueError: No strided layer of this kernel was there before a transposed one.
     """
-    size, step, spread = (make_ntuple(v, 3) for v in (kernel_size, stride, dilation))
+    check_operands(input, weight, bias)
+    size, step, spread = layer_sizes(kernel_size, stride, dilation)
     if size == step == _ONE:
         return input.like(pointwise(input.feats, weight, bias))
     if transposed and not generative:
@@ -77,6 +81,56 @@ def conv3d(
         kmap.recipe = recipe
         input._caches.kmaps[key] = kmap
     return convolve(input, weight, bias, kmap, step)
+
+
+def layer_sizes(kernel_size: Any, stride: Any, dilation: Any) -> tuple[Any, Any, Any]:
+    """Kernel size, stride and dilation, one number per axis each.
+
+    Args:
+        kernel_size: Per axis or for all.
+        stride: Per axis or for all.
+        dilation: Per axis or for all.
+
+    Returns:
+        The three.
+
+    Raises:
+        TypeError: They are no whole numbers.
+        ValueError: There are more or fewer than three, or one is below 1.
+    """
+    sizes = (make_ntuple(kernel_size, 3), make_ntuple(stride, 3), make_ntuple(dilation, 3))
+    return _checked_sizes(*sizes)
+
+
+@lru_cache
+def _checked_sizes(size: Any, step: Any, spread: Any) -> tuple[Any, Any, Any]:
+    named = (("kernel_size", size), ("stride", step), ("dilation", spread))
+    for argument, value in named:
+        ints("conv3d", argument, value, 3)
+    return size, step, spread
+
+
+def check_operands(input: SparseTensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raises unless these can be convolved.
+
+    Args:
+        input: Any object.
+        weight: Any object.
+        bias: Any object, or None.
+
+    Raises:
+        TypeError: One is of another kind.
+        ValueError: The input has another number of channels than the weight.
+    """
+    check_input("conv3d", input)
+    check_tensor("conv3d", "weight", weight)
+    if bias is not None:
+        check_tensor("conv3d", "bias", bias)
+    if input.feats.shape[-1:] != weight.shape[-2:-1]:
+        raise ValueError(
+            f"conv3d: input: expected channels for a weight [..., C_in, C_out] of shape "
+            f"{list(weight.shape)}, got features {list(input.feats.shape)}"
+        )
 
 
 def pointwise(feats: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -256,7 +310,9 @@ def spdownsample(
     Returns:
         int32 [M, 4], in order.
     """
-    step, size, pad = (make_ntuple(v, 3) for v in (stride, kernel_size, padding))
+    check_coordinates("spdownsample", "_coords", _coords, 3)
+    size, step, _ = layer_sizes(kernel_size, stride, 1)
+    pad = make_ntuple(padding, 3)
     divides = all(s in (1, k) for s, k in zip(step, size))
     if downsample_mode == "minkowski" or divides:
         return maps.floored(_coords, step)
@@ -287,7 +343,8 @@ def spupsample_generative(
     Returns:
         int32 [M, 4], in order.
     """
-    size, step = make_ntuple(kernel_size, 3), make_ntuple(stride, 3)
+    check_coordinates("spupsample_generative", "_coords", _coords, 3)
+    size, step, _ = layer_sizes(kernel_size, stride, 1)
     taps = Taps(size, step, _ONE, submanifold_taps(size, _ONE).origin)
     low, high = (None, None) if spatial_range is None else ((0, 0, 0), tuple(spatial_range[1:]))
     return map_ops.sparse_fine_coordinates(_coords, taps, low, high)
@@ -342,5 +399,6 @@ def build_kernel_map(
         raise ValueError("build_kernel_map: generative: expected False; conv3d makes such maps")
     input = SparseTensor(_coords, _coords, 1, spatial_range)
     config = effective_config({"kmap_mode": mode, "downsample_mode": downsample_mode})
-    size, step, pad = (make_ntuple(v, 3) for v in (kernel_size, stride, padding))
+    size, step, _ = layer_sizes(kernel_size, stride, 1)
+    pad = make_ntuple(padding, 3)
     return _make(input, size, step, _ONE, pad, config)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .....engine.sparse.arguments import check_tensor
+
 __all__ = ["sphash", "sphashquery"]
 
 _FNV_BASIS = 14695981039346656037 - 2**64
@@ -71,6 +73,12 @@ def sphashquery(queries: Tensor, references: Tensor) -> Tensor:
         >>> sphashquery(torch.tensor([[5, 7]]), torch.tensor([7, 9, 7])).tolist()
         [[-1, 0]]
     """
+    for argument, hashes in (("queries", queries), ("references", references)):
+        check_tensor("sphashquery", argument, hashes)
+    if references.dim() != 1:
+        raise ValueError(
+            f"sphashquery: references: expected shape [M], got {list(references.shape)}"
+        )
     if not len(references):
         return torch.full_like(queries, -1)
     ordered, order = references.contiguous().sort(stable=True)
@@ -79,6 +87,7 @@ def sphashquery(queries: Tensor, references: Tensor) -> Tensor:
 
 
 def _check(name: str, tensor: Tensor, columns: int) -> None:
+    check_tensor("sphash", name, tensor)
     if tensor.dtype != torch.int32:
         raise TypeError(f"sphash: {name}: expected int32, got {tensor.dtype}")
     if tensor.dim() != 2 or tensor.shape[1] != columns:

@@ -22,6 +22,7 @@ from .....cuda.sparse import conv_ops, map_ops
 from .....cuda.sparse.kernel_map import KernelMap
 from .....cuda.sparse.map_ops import Taps
 from .....engine.sparse import maps
+from .....engine.sparse.arguments import check_coordinates
 from ....coordinate_set import CoordinateSet
 from ...tensor import SparseTensor, get_allow_negative_coordinates
 
@@ -131,6 +132,7 @@ class Kmap:
 
 def level_of(input: SparseTensor) -> Level:
     """The coordinates of a tensor, from its cache if they are those."""
+    check_coordinates("conv3d", "input.coords", input.coords, 3)
     known = input._caches.hashmaps.get(input.stride)
     if known is None or not known.is_of(input.coords):
         known = Level(input.coords, input.batch_column)

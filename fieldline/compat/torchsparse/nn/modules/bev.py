@@ -20,7 +20,7 @@ from ....coordinate_set import CoordinateSet
 from ...tensor import SparseTensor
 from ...utils.to_dense import to_dense
 from ..functional.conv import of_one_type
-from ..functional.pooling import batch_size_of
+from ..functional.pooling import batch_size_of, check_input
 
 __all__ = ["ToBEVConvolution", "ToBEVHeightCompression", "ToBEVReduction", "ToDenseBEVConvolution"]
 
@@ -48,6 +48,7 @@ class ToBEVReduction(nn.Module):
 
     def forward(self, input: SparseTensor) -> SparseTensor:
         """The view, as a sparse tensor without maps."""
+        check_input("ToBEVReduction", input)
         coords = input.coords.clone()
         coords[:, self.dim + (input.batch_column == 0)] = 0
         unique = sparse_unique(coords)
@@ -250,6 +251,7 @@ class ToBEVHeightCompression(nn.Module):
 
 def _places(input: SparseTensor) -> Tensor:
     """int32 [N, 4], batch first, in units of the stride."""
+    check_input("ToBEV", input)
     if input.batch_column == 0:
         return input.coords.clone()
     coords = input.coords[:, [3, 0, 1, 2]]

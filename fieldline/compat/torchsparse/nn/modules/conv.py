@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .....engine.sparse.arguments import ints, whole
 from ...tensor import SparseTensor
 from ...utils.utils import make_ntuple
 from ..functional.conv import conv3d
@@ -42,10 +43,12 @@ class ConvParameters(nn.Module):
         matrix: bool,
     ) -> None:
         super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = make_ntuple(kernel_size, 3)
-        self.stride = make_ntuple(stride, 3)
+        name = type(self).__name__
+        in_channels = self.in_channels = whole(name, "in_channels", in_channels)
+        out_channels = self.out_channels = whole(name, "out_channels", out_channels)
+        self.kernel_size = ints(name, "kernel_size", make_ntuple(kernel_size, 3), 3)
+        self.stride = ints(name, "stride", make_ntuple(stride, 3), 3)
+        ints(name, "dilation", make_ntuple(dilation, 3), 3)
         self.dilation = dilation
         self.transposed = transposed
         self.kernel_volume = math.prod(self.kernel_size)
@@ -127,9 +130,9 @@ class Conv3d(ConvParameters):
         size, step = make_ntuple(kernel_size, 3), make_ntuple(stride, 3)
         matrix = size == step == (1, 1, 1)
         super().__init__(in_channels, out_channels, size, step, dilation, bias, transposed, matrix)
+        around = ints(type(self).__name__, "padding", make_ntuple(padding, 3), 3, 0)
         self.padding = tuple(
-            (k - 1) // 2 if k % 2 == 1 and s == 1 else p
-            for k, s, p in zip(size, step, make_ntuple(padding, 3))
+            (k - 1) // 2 if k % 2 == 1 and s == 1 else p for k, s, p in zip(size, step, around)
         )
         self.generative = generative
         self._config = config

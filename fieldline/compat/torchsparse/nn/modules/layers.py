@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 from .....cuda.sparse import pool_ops
 from ...tensor import SparseTensor
-from ..functional.pooling import batch_size_of, global_avg_pool, global_max_pool, spcrop
+from ..functional.pooling import (
+    batch_size_of,
+    check_input,
+    global_avg_pool,
+    global_max_pool,
+    spcrop,
+)
 from ..utils import fapply
 
 __all__ = [
@@ -70,10 +76,16 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: SparseTensor) -> SparseTensor:
         """A new tensor on the same coordinates."""
+        check_input("GroupNorm", input)
+        if input.feats.shape[1] != self.num_channels:
+            raise ValueError(
+                f"GroupNorm: input: expected {self.num_channels} channels, "
+                f"got {input.feats.shape[1]}"
+            )
         feats = input.feats
         items, groups = batch_size_of(input), self.num_groups
         batch = input.coords[:, input.batch_column].long()
-        split = feats.float().view(len(feats), groups, -1)
+        split = feats.float().unflatten(1, (groups, -1))
 
         def over_samples(values: Tensor) -> Tensor:
             """The mean over the cells of the sample that each row belongs to: [N, groups]."""
