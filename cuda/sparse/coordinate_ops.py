@@ -185,7 +185,7 @@ class Reaching:
         sources: Sequence[int] | None = None,
     ) -> None:
         axes, none = columns - 1, [None] * len(taps)
-        self._numbers = (
+        self.numbers = (
             [number for level in taps for number in tap_numbers(name, level, columns)],
             [*range(len(taps))] if sources is None else [*sources],
             to_fine,
@@ -196,7 +196,7 @@ class Reaching:
     def run(self, coords: Tensor, bounds: Bounds | None = None) -> list[Tensor]:
         """Finds the sets; coordinates are unchecked, bounds those of `sparse_levels`."""
         known = () if bounds is None else (*bounds[0], *bounds[1])
-        return ops().sparse_reached(coords, *self._numbers, known)
+        return ops().sparse_reached(coords, *self.numbers, known)
 
 
 def _reached_fake(

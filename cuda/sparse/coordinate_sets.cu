@@ -10,6 +10,7 @@
 #include "sparse/coordinate_waves.h"
 #include "sparse/coordinate_waves_wide.h"
 #include "sparse/coordinates_cuda.h"
+#include "sparse/jobs_cuda.h"
 
 namespace fl::sparse {
 namespace {
@@ -37,6 +38,19 @@ FL_KERNEL write_kernel(Wave wave, WaveRows out, const uint64_t* keys, const int6
   out.mark(i, i > 0 ? set_of_key(wave, keys[i - 1]) : -1, set, i + 1 == *count, wave.count);
   if (set == wave.count || i >= out.room) return;
   wave.sets[set].layout.unpack_single(keys[i], out.rows + i * wave.columns);
+}
+
+struct CopyJob {
+  const int32_t* from;
+  int32_t* to;
+  int64_t count;
+};
+
+FL_KERNEL copy_kernel(FL_GRID_CONSTANT Jobs<CopyJob> jobs) {
+  int64_t block;
+  const CopyJob& job = jobs.mine(&block);
+  const int64_t i = block * kThreads + threadIdx.x;
+  if (i < job.count) job.to[i] = job.from[i];
 }
 
 int set_bits(const Wave& wave) {
@@ -86,7 +100,14 @@ class SetTree {
       copy_to_host(starts.data(), starts_.mutable_data_ptr(), sizeof(int64_t) * starts.size(),
                    stream);
       std::vector<Tensor> sets(links_.size());
-      if (read(starts, rows, &sets)) return sets;
+      copies_.clear();
+      if (!read(starts, rows, &sets)) continue;
+      launch_jobs(
+          copies_, [](const CopyJob& job) { return blocks_for(job.count); },
+          [&](const Jobs<CopyJob>& batch, int64_t blocks) {
+            FL_LAUNCH(copy_kernel, blocks, kThreads, 0, stream, batch);
+          });
+      return sets;
     }
   }
 
@@ -199,8 +220,7 @@ class SetTree {
         const int64_t first = starts[number], count = starts[number + 1] - first;
         ++number;
         if (count <= members_[set].room) {
-          Tensor all = rows[w];
-          if (complete) (*sets)[set] = torch::stable::narrow(all, 0, first, count);
+          if (complete) (*sets)[set] = own_set(rows[w], first, count, waves_[w].sets.size() > 1);
           continue;
         }
         STD_TORCH_CHECK(count <= std::numeric_limits<int32_t>::max(),
@@ -211,11 +231,22 @@ class SetTree {
     return complete;
   }
 
+  // Sets of one wave lie in one memory, which outputs of an operator may not share.
+  Tensor own_set(Tensor rows, int64_t first, int64_t count, bool shared) {
+    const int64_t columns = rows.size(1);
+    if (!shared) return torch::stable::narrow(rows, 0, first, count);
+    const Tensor set = new_empty(rows, {count, columns});
+    copies_.push_back(
+        {input<int32_t>(rows) + first * columns, output<int32_t>(set), count * columns});
+    return set;
+  }
+
   const Tensor coords_;
   const std::vector<Link>& links_;
   int64_t rows_;
   std::vector<Member> members_;
   std::vector<WavePlan> waves_;
+  std::vector<CopyJob> copies_;
   Tensor starts_;
 };
 

@@ -12,7 +12,7 @@ namespace fl::sparse {
 namespace {
 
 struct CudaNetwork {
-  static std::vector<Tensor> run(const Network& network) {
+  static NetworkTensors run(const Network& network) {
     const DeviceGuard guard(network.sets[0].get_device_index());
     const Stream stream = current_stream(network.sets[0].get_device_index());
     const NetworkTables tables(network, stream);
@@ -22,11 +22,8 @@ struct CudaNetwork {
     const NetworkSchedules schedules(network, tables, stream);
     schedules.make();
     pairs.list();
-    std::vector<Tensor> made;
-    tables.append(&made);
-    schedules.append(&made);
-    pairs.append(&made);
-    return made;
+    return {tables.all_slots(), tables.all_tables(), schedules.all(),
+            pairs.all_rows(),   pairs.all_starts(),  host_numbers(pairs.totals())};
   }
 };
 

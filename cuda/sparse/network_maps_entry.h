@@ -8,12 +8,14 @@
 //   pairs      map, of its reverse
 //
 // Sets have no repeated rows: of a map between others nothing is said but that it stays in bounds.
-// What comes back, as far as it was asked for:
+// What comes back are arrays end to end, each padded to 16 bytes, as far as they were asked for:
 //
-//   of each set that is some map's fine one    slots
-//   of each map                                table, reverse table
-//   of each schedule                           order, permuted table, masks of 64, masks of 128
-//   of each pairs                              input rows, output rows, starts
+//   slots         of each set that is some map's fine one
+//   tables        of each map its table, and that of its reverse
+//   orders        of each schedule order, permuted table, masks of 64, masks of 128
+//   pair_rows     of each pairs input rows, output rows
+//   pair_starts   of each pairs
+//   pair_counts   of each pairs, in the host's memory, without padding
 #pragma once
 
 #include <vector>
@@ -135,9 +137,18 @@ struct Network {
   }
 };
 
+using NetworkTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+inline Tensor host_numbers(const Numbers& numbers) {
+  const Tensor tensor = allocate({static_cast<int64_t>(numbers.size())}, ScalarType::Long,
+                                 aoti_torch_device_type_cpu(), 0);
+  std::copy(numbers.begin(), numbers.end(), output<int64_t>(tensor));
+  return tensor;
+}
+
 template <typename Backend>
-std::vector<Tensor> sparse_network_maps(std::vector<Tensor> sets, Numbers maps, Numbers schedules,
-                                        Numbers pairs) {
+NetworkTensors sparse_network_maps(std::vector<Tensor> sets, Numbers maps, Numbers schedules,
+                                   Numbers pairs) {
   return Backend::run(Network(std::move(sets), maps, schedules, pairs));
 }
 

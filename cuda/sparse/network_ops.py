@@ -8,7 +8,8 @@ wanted, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -142,12 +143,13 @@ class NetworkProgram:
         self.pairs = tuple(pairs)
         _check_numbers(self)
         self._fine = {wanted.fine for wanted in maps}
+        self._taps = [wanted.taps.count for wanted in maps]
         numbers = [
             (*(int(n) for n in (w.fine, w.coarse, w.symmetric, w.with_reverse)),
              *tap_numbers(_NAME, w.taps, columns))
             for w in maps
         ]  # fmt: skip
-        self._numbers = (
+        self.numbers = (
             [n for each in numbers for n in each],
             [
                 int(n)
@@ -161,24 +163,57 @@ class NetworkProgram:
         """Makes what is wanted; the sets are those of `sparse_network_maps`, unchecked."""
         if not runs_cuda(sets[0]):
             return _composed(self, sets)
-        return self._read(iter(ops().sparse_network_maps(sets, *self._numbers)), sets)
+        return self._cut(ops().sparse_network_maps(sets, *self.numbers), sets)
 
-    def _read(self, made: Iterator[Tensor], sets: Sequence[Tensor]) -> NetworkMaps:
-        """The operator's list, taken apart."""
+    def _cut(self, made: Sequence[Tensor], sets: Sequence[Tensor]) -> NetworkMaps:
+        """What the operator made, taken apart."""
+        slots, table, order, pair_rows, pair_starts = (_Cutter(memory) for memory in made[:-1])
         none = torch.empty(0, dtype=torch.int32, device=sets[0].device)
         bounds = torch.empty(0, self.columns, dtype=torch.int64, device=sets[0].device)
-        indexes = []
-        for number, coords in enumerate(sets):
-            fine = number in self._fine
-            indexes.append(CoordinateIndex(coords, next(made), none, bounds) if fine else None)
-        tables = [(next(made), next(made) if w.with_reverse else None) for w in self.maps]
+        rows = [coords.shape[0] for coords in sets]
+        indexes = [
+            CoordinateIndex(coords, slots(_slot_count(len(coords))), none, bounds)
+            if number in self._fine
+            else None
+            for number, coords in enumerate(sets)
+        ]
+        tables = []
+        for wanted, taps in zip(self.maps, self._taps):
+            own = table(taps, rows[wanted.coarse])
+            tables.append((own, table(taps, rows[wanted.fine]) if wanted.with_reverse else None))
         orders = []
-        for wanted in self.schedules:
-            order, table = next(made), next(made)
-            masks = {t: next(made) for t in TILES if t in wanted.tile_rows}
-            orders.append(Schedule(order, table, masks))
-        pairs = [Pairs(next(made), next(made), next(made)) for _ in self.pairs]
+        for (number, reverse), splits, tiles in self.schedules:
+            wanted = self.maps[number]
+            n = rows[wanted.fine if reverse else wanted.coarse]
+            both = order(2, splits, n), order(self._taps[number], n)
+            masks = {t: order(splits, -(-n // t)) for t in TILES if t in tiles}
+            orders.append(Schedule(*both, masks))
+        counts = made[-1].tolist() if self.pairs else []
+        pairs = [
+            Pairs(pair_rows(count), pair_rows(count), pair_starts(self._taps[number] + 1))
+            for (number, _), count in zip(self.pairs, counts)
+        ]
         return NetworkMaps(indexes, tables, orders, pairs)
+
+
+class _Cutter:
+    """Arrays that lie end to end in one memory, each padded to 16 bytes, from the first on."""
+
+    def __init__(self, memory: Tensor) -> None:
+        self._memory = memory
+        self._step = 16 // memory.element_size()
+        self._next = 0
+
+    def __call__(self, *sizes: int) -> Tensor:
+        begin = self._next
+        self._next += -(-prod(sizes) // self._step) * self._step
+        strides = [prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+        return self._memory.as_strided(sizes, strides, begin)
+
+
+def _slot_count(rows: int) -> int:
+    """Of a hash table that is at most half full, a power of two."""
+    return 1 << max(1, (2 * rows - 1).bit_length())
 
 
 def sparse_network_maps(
@@ -285,31 +320,11 @@ def _check_symmetric(number: int, wanted: MapWanted) -> None:
         )
 
 
-def _network_fake(sets: Any, maps: Any, schedules: Any, pairs: Any) -> list[Tensor]:
-    axes = sets[0].shape[1] - 1
-    each = 4 + 4 * axes
+def _network_fake(sets: Any, maps: Any, schedules: Any, pairs: Any) -> tuple[Tensor, ...]:
     context = torch.library.get_ctx()
-    like: Callable[..., Tensor] = sets[0].new_empty
-    tables: list[list[Tensor]] = []
-    for i in range(0, len(maps), each):
-        fine, coarse, _, with_reverse, *sizes = maps[i : i + 4 + axes]
-        taps = torch.Size(sizes).numel()
-        sides = (coarse, fine) if with_reverse else (coarse,)
-        tables.append([like(taps, sets[side].shape[0]) for side in sides])
-    fine_sets = {maps[i] for i in range(0, len(maps), each)}
-    out = [like(context.new_dynamic_size(), dtype=torch.int64) for _ in fine_sets]
-    out += [table for sides in tables for table in sides]
-    for i in range(0, len(schedules), 5):
-        number, reverse, splits, *tiles = schedules[i : i + 5]
-        table = tables[number][reverse]
-        rows = table.shape[1]
-        out += [like(2, splits, rows), torch.empty_like(table)]
-        out += [like(splits, -(-rows // t)) for t, wanted in zip(TILES, tiles) if wanted]
-    for i in range(0, len(pairs), 2):
-        count = context.new_dynamic_size()
-        starts = like(tables[pairs[i]][pairs[i + 1]].shape[0] + 1, dtype=torch.int64)
-        out += [like(count), like(count), starts]
-    return out
+    dtypes = torch.int64, torch.int32, torch.int32, torch.int32, torch.int64
+    made = [sets[0].new_empty(context.new_dynamic_size(), dtype=dtype) for dtype in dtypes]
+    return *made, torch.empty(len(pairs) // 2, dtype=torch.int64)
 
 
 def _plan_fake(table: Tensor, splits: int, tile_rows: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -86,8 +86,8 @@ class NetworkPairs {
 
   // Queues the counting, and the way of the totals to the host.
   void count() {
-    if (jobs_.empty()) return;
     starts_.allocate(network_.sets[0]);
+    if (jobs_.empty()) return;
     clear(starts_.data(), sizeof(int64_t) * starts_.total(), 0, stream_);
     counts_.emplace(sizeof(int32_t) * (runs_ + 1));
     before_.emplace(sizeof(int64_t) * (runs_ + 1));
@@ -103,7 +103,7 @@ class NetworkPairs {
 
   // Waits, and lists.
   void list() {
-    if (jobs_.empty()) return;
+    if (jobs_.empty()) return rows_.allocate(network_.sets[0]);
     const Numbers ends = read_ends();
     for (std::size_t j = 0; j < jobs_.size(); ++j) {
       totals_.push_back(ends[j + 1] - ends[j]);
@@ -124,13 +124,9 @@ class NetworkPairs {
         });
   }
 
-  void append(std::vector<Tensor>* out) const {
-    for (std::size_t j = 0; j < jobs_.size(); ++j) {
-      out->push_back(rows_.view(in_at_[j], {totals_[j]}));
-      out->push_back(rows_.view(out_at_[j], {totals_[j]}));
-      out->push_back(starts_.view(starts_at_[j], {jobs_[j].taps + 1}));
-    }
-  }
+  const Tensor& all_rows() const { return rows_.memory(); }
+  const Tensor& all_starts() const { return starts_.memory(); }
+  const Numbers& totals() const { return totals_; }
 
  private:
   // Where the pairs of each table end, among those of all.

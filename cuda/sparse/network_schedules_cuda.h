@@ -105,18 +105,7 @@ class NetworkSchedules {
       sort<uint64_t>(mask_bits_ + segment_bits);
   }
 
-  void append(std::vector<Tensor>* out) const {
-    for (std::size_t s = 0; s < network_.schedules.size(); ++s) {
-      const NetworkSchedule& schedule = network_.schedules[s];
-      const PlanShape shape = network_.shape(schedule, 64);
-      const int64_t n = shape.n_out, splits = shape.splits;
-      const Places& at = places_[s];
-      out->push_back(memory_.view(at.order, {2, splits, n}));
-      out->push_back(memory_.view(at.permuted, {shape.n_taps, n}));
-      if (schedule.masks_64) out->push_back(memory_.view(at.masks_64, {splits, tiles(n, 64)}));
-      if (schedule.masks_128) out->push_back(memory_.view(at.masks_128, {splits, tiles(n, 128)}));
-    }
-  }
+  const Tensor& all() const { return memory_.memory(); }
 
  private:
   struct Places {

@@ -98,14 +98,8 @@ class NetworkTables {
     return network_.taps(name) * network_.table_rows(name);
   }
 
-  void append(std::vector<Tensor>* out) const {
-    for (int64_t set = 0; set < static_cast<int64_t>(network_.sets.size()); ++set)
-      if (is_fine(set)) out->push_back(slots_.view(slots_at_[set], {slots_of(set)}));
-    for (int64_t map = 0; map < static_cast<int64_t>(network_.maps.size()); ++map) {
-      out->push_back(view({map, false}));
-      if (network_.maps[map].with_reverse) out->push_back(view({map, true}));
-    }
-  }
+  const Tensor& all_slots() const { return slots_.memory(); }
+  const Tensor& all_tables() const { return tables_.memory(); }
 
  private:
   bool is_fine(int64_t set) const {
@@ -124,10 +118,6 @@ class NetworkTables {
 
   int64_t offset(const TableName& name) const {
     return name.reversed ? reverse_at_[name.map] : at_[name.map];
-  }
-
-  Tensor view(const TableName& name) const {
-    return tables_.view(offset(name), {network_.taps(name), network_.table_rows(name)});
   }
 
   void insert() const {

@@ -26,7 +26,10 @@ FL_LIBRARY_FRAGMENT(m) {
       "sparse_kernel_pairs(Tensor coords, Tensor slots, Tensor order, Tensor bounds, "
       "Tensor coarse_coords, int[] taps, bool symmetric) "
       "-> (Tensor fine_rows, Tensor coarse_rows, Tensor starts)");
-  m.def("sparse_network_maps(Tensor[] sets, int[] maps, int[] schedules, int[] pairs) -> Tensor[]");
+  m.def(
+      "sparse_network_maps(Tensor[] sets, int[] maps, int[] schedules, int[] pairs) -> "
+      "(Tensor slots, Tensor tables, Tensor orders, Tensor pair_rows, Tensor pair_starts, "
+      "Tensor pair_counts)");
   m.def(
       "sparse_table_pairs(Tensor table) -> (Tensor fine_rows, Tensor coarse_rows, Tensor starts)");
   m.def(

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Many tensors in one allocation. They are told of first; then the memory is there, and each is a
-// view of it that starts at a multiple of 16 bytes and keeps all of it alive.
+// Many arrays in one allocation. They are told of first; then the memory is there, and each starts
+// at a multiple of 16 bytes. network_ops.py cuts it in the same way.
 #pragma once
-
-#include <initializer_list>
-#include <vector>
 
 #include "core/check.h"
 
@@ -16,7 +13,7 @@ class Slices {
  public:
   explicit Slices(ScalarType dtype) : dtype_(dtype) {}
 
-  // Where a tensor of so many values will begin.
+  // Where an array of so many values will begin.
   int64_t add(int64_t count) {
     constexpr int64_t step = 16 / sizeof(T);
     const int64_t offset = total_;
@@ -30,17 +27,7 @@ class Slices {
   T* data() const { return output<T>(memory_); }
   T* at(int64_t offset) const { return data() + offset; }
 
-  // By the short way: as an operator, a view costs the host as much as a small kernel.
-  Tensor view(int64_t offset, std::initializer_list<int64_t> sizes) const {
-    std::vector<int64_t> strides(sizes.size());
-    int64_t stride = 1;
-    for (std::size_t d = sizes.size(); d-- > 0; stride *= sizes.begin()[d]) strides[d] = stride;
-    AtenTensorHandle handle = nullptr;
-    TORCH_ERROR_CODE_CHECK(
-        aoti_torch__reinterpret_tensor(memory_.get(), static_cast<int64_t>(sizes.size()),
-                                       sizes.begin(), strides.data(), offset, &handle));
-    return Tensor(handle);
-  }
+  const Tensor& memory() const { return memory_; }
 
  private:
   ScalarType dtype_;

@@ -12,7 +12,7 @@ import pytest
 import sparse_map_reference as reference
 import torch
 from fieldline.cuda import library
-from fieldline.cuda.sparse import map_ops, network_ops
+from fieldline.cuda.sparse import coordinate_ops, map_ops, network_ops
 from fieldline.cuda.sparse.map_ops import Taps
 from fieldline.cuda.sparse.network_ops import MapWanted, ScheduleWanted, TableName
 from op_harness import HAS_CUDA, Case, Error, Inputs, parametrize, running_on
@@ -179,7 +179,7 @@ def test_numbers_that_name_nothing_are_refused(backend: str) -> None:
     with running_on(backend) as device:
         run, sets = library.ops().sparse_network_maps, [COORDS.to(device)]
         line = [0, 0, 1, 0, *(n for part in NEAR for n in part)]
-        assert run(sets, line, [0, 0, 1, 1, 0], [0, 0])[1].shape == (9, 2)
+        assert run(sets, line, [0, 0, 1, 1, 0], [0, 0])[1].numel() == 20
         for message, arguments in {
             "sets below 1, got 0 and 1": (sets, [0, 1, *line[2:]], [], []),
             "sets below 1, got -1 and 0": (sets, [-1, *line[1:]], [], []),
@@ -260,6 +260,26 @@ def test_a_survey_tells_bounds_and_repeated_rows(backend: str) -> None:
             (low, high), found = map_ops.sparse_index(given.to(device)).survey()
             assert found == repeated
             assert (tuple(low), tuple(high)) == map_ops.sparse_bounds(given)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_outputs_of_an_operator_share_no_memory(backend: str) -> None:
+    """Which torch forbids; the emulator's operators are checked for it here, a GPU's above too."""
+    inputs = CASE.variants["some"](torch.Generator().manual_seed(0))
+    wanted = inputs["maps"], inputs["schedules"], inputs["pairs"]
+    chain = [cubic(3, 2, 2, 0), cubic(3, 3, 2), cubic(3, 2, 2, 0)]
+    with running_on(backend) as device:
+        sets = [coords.to(device) for coords in inputs["sets"]]
+        numbers = network_ops.NetworkProgram(4, len(sets), *wanted).numbers
+        tree = coordinate_ops.reaching_levels(4, chain).numbers
+        for operator, arguments in (
+            (library.ops().sparse_network_maps, (sets, *numbers)),
+            (library.ops().sparse_reached, (sets[0], *tree, ())),
+        ):
+            memories = [t.untyped_storage().data_ptr() for t in operator(*arguments)]
+            assert len(set(memories)) == len(memories)
+            tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
+            torch.library.opcheck(operator.default, arguments, test_utils=tests)
 
 
 def test_examples() -> None:
