@@ -81,11 +81,10 @@ def sparse_convolution(
             raise _Unfit
         run = _pointwise if kernel_map.is_identity else _along_map
         return run(features, weight, kernel_map, bias, residual, activation, slope)
-    except Exception as error:
-        refused = error
-    features, weight, bias, residual = _autocast(features, weight, bias, residual)
-    check_convolution(features, weight, kernel_map, bias, residual, activation)
-    raise refused
+    except Exception:
+        features, weight, bias, residual = _autocast(features, weight, bias, residual)
+        check_convolution(features, weight, kernel_map, bias, residual, activation)
+        raise
 
 
 class _Unfit(ValueError):
@@ -105,11 +104,9 @@ def _along_map(
     dtype = None
     if torch.is_autocast_enabled(device) and features.dtype in _NARROW:
         dtype = torch.get_autocast_dtype(device)
-        features = features.to(dtype)
-        residual = residual if residual is None else residual.to(dtype)
-    if not torch.is_grad_enabled():
-        needs = needs_features = needs_weight = False
-    else:
+        features, residual = features.to(dtype), _cast(residual, dtype)
+    needs = needs_features = needs_weight = False
+    if torch.is_grad_enabled():
         needs_features, needs_weight = features.requires_grad, weight.requires_grad
         needs = needs_features or needs_weight or _any_needs_gradient(bias, residual)
     # The gradient of these needs what came before them.

@@ -91,7 +91,7 @@ std::tuple<Tensor, Tensor> sparse_conv_backward(
   const char* op = "sparse_conv_backward";
   const MapInput map(in_rows, out_rows, starts, table, gradient, op);
   make_dense(gradient);
-  Tensor g_features = new_empty(gradient, {0}), g_weight = new_empty(gradient, {0});
+  std::optional<Tensor> g_features, g_weight;
   if (weight.has_value()) {
     STD_TORCH_CHECK(symmetric || (reverse_in_rows && reverse_out_rows && reverse_starts &&
                                   reverse_table && reverse_order && reverse_tile_masks),
@@ -108,9 +108,12 @@ std::tuple<Tensor, Tensor> sparse_conv_backward(
     const WeightGradientInput in(*features, gradient, groups, allow_tf32, map);
     g_weight = new_empty(in.features, {map.n_taps, in.channels_in / groups, in.channels_out},
                          wide_weight ? sum_dtype(in.features) : in.features.scalar_type());
-    if (g_weight.numel() > 0) Backend::weight_gradient(in, g_weight);
+    if (g_weight->numel() > 0) Backend::weight_gradient(in, *g_weight);
   }
-  return {g_features, g_weight};
+  const auto or_nothing = [&](const std::optional<Tensor>& found) {
+    return found.has_value() ? *found : new_empty(gradient, {0});
+  };
+  return {or_nothing(g_features), or_nothing(g_weight)};
 }
 
 }  // namespace fl::sparse
