@@ -148,6 +148,11 @@ def tune(
     Raises:
         ValueError: The features are not on a GPU, or the convolution has groups.
     """
+    _check_map("tune", kernel_map)
+    for argument, tensor in (("features", features), ("weight", weight)):
+        if not isinstance(tensor, Tensor) or not tensor.dim():
+            got = type(tensor).__name__
+            raise TypeError(f"tune: {argument}: expected a tensor with axes, got {got}")
     if not features.is_cuda:
         raise ValueError(f"tune: features: expected a CUDA tensor, got one on {features.device}")
     if weight.dim() != 3 or weight.shape[1] != features.shape[1]:
@@ -177,15 +182,32 @@ def padded_pairs(kernel_map: KernelMap, tile_rows: int = 64, splits: int | None 
     Returns:
         Pairs; at least ``kernel_map.n_pairs``, which is the work that has to be done.
 
+    Raises:
+        TypeError: It is no map.
+        ValueError: There are no such tiles.
+
     Example:
         >>> line = torch.tensor([[-1, 0, 1], [0, 1, 2], [1, 2, -1]], dtype=torch.int32)
         >>> padded_pairs(KernelMap.from_table(line, n_in=3), tile_rows=64)
         192
     """
+    _check_map("padded_pairs", kernel_map)
+    if tile_rows not in (64, 128):
+        raise ValueError(f"padded_pairs: tile_rows: expected 64 or 128, got {tile_rows!r}")
     splits = default_splits(kernel_map.n_taps) if splits is None else splits
+    if not isinstance(splits, int) or not 1 <= splits <= max(kernel_map.n_taps, 1):
+        raise ValueError(
+            f"padded_pairs: splits: expected 1 to the {kernel_map.n_taps} taps, got {splits!r}"
+        )
     masks = kernel_map.plan(splits, tile_rows).tile_masks
     bits = torch.arange(_MOST_SPLIT_TAPS, dtype=torch.int32, device=masks.device)
     return int((masks[..., None] >> bits & 1).sum()) * tile_rows
+
+
+def _check_map(name: str, kernel_map: object) -> None:
+    if not isinstance(kernel_map, KernelMap):
+        got = type(kernel_map).__name__
+        raise TypeError(f"{name}: kernel_map: expected a KernelMap, got {got}")
 
 
 def cache_file() -> Path:

@@ -94,12 +94,14 @@ def test_what_is_no_sparse_tensor_is_named(argument: str) -> None:
         lambda model: fl.sparse.plan(X, model),
         lambda model: fl.sparse.count_operations(model, X),
         nn.Residual,
+        nn.Sequential,
+        nn.SyncBatchNorm.convert,
         lambda model: models.CenterPoint(model, 4, 2),
     ],
 )
 def test_what_is_no_module_is_named(function: Callable[[Any], Any]) -> None:
     for wrong in (*WRONG, nn.ReLU):
-        with pytest.raises(TypeError, match=r"\w+: \w+: expected a Module, got "):
+        with pytest.raises(TypeError, match=r"[\w.]+: \w+(\[0\])?: expected a Module, got "):
             function(wrong)
 
 
@@ -333,7 +335,18 @@ CONVERSIONS: list[Case] = [
      r"keep=\['a'\] leaves it alone, strict=False all such"),
 ]  # fmt: skip
 
-CASES = [*TENSORS, *POINTS_AND_VOXELS, *LAYERS, *TOGETHER, *CONVERSIONS]
+MAP = X.maps.find(X.level, MODEL.recipe)[0]
+MAPS: list[Case] = [
+    (lambda: fl.sparse.padded_pairs([[0]]), T, "padded_pairs: kernel_map: expected a KernelMap"),
+    (lambda: fl.sparse.padded_pairs(MAP, 100), V, "tile_rows: expected 64 or 128, got 100"),
+    (lambda: fl.sparse.padded_pairs(MAP, splits=0), V, "splits: expected 1 to the 27 taps, got 0"),
+    (lambda: fl.sparse.padded_pairs(MAP, splits=2.5), V, "splits: expected 1 to the 27 taps"),
+    (lambda: fl.sparse.tune(FEATS, WEIGHT, None), T, "tune: kernel_map: expected a KernelMap"),
+    (lambda: fl.sparse.tune(None, WEIGHT, MAP), T, "tune: features: expected a tensor"),
+    (lambda: fl.sparse.tune(FEATS, WEIGHT, MAP), V, "tune: features: expected a CUDA tensor"),
+]
+
+CASES = [*MAPS, *TENSORS, *POINTS_AND_VOXELS, *LAYERS, *TOGETHER, *CONVERSIONS]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{number}" for number in range(len(CASES))])

@@ -7,6 +7,7 @@ training as in evaluation, unless someone watches one of them: a module with hoo
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
@@ -116,11 +117,21 @@ class Sequential(nn.Sequential):
     Args:
         *modules: As of ``torch.nn.Sequential``, an ordered dictionary included.
 
+    Raises:
+        TypeError: One is no module.
+
     Example:
         >>> x = SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.tensor([[-2.0]]))
         >>> Sequential(torch.nn.Linear(1, 4), torch.nn.ReLU())(x).channels
         4
     """
+
+    def __init__(self, *modules: Any) -> None:
+        named = len(modules) == 1 and isinstance(modules[0], OrderedDict)
+        # torch itself takes None for a module, and fails when it is run.
+        for name, module in modules[0].items() if named else enumerate(modules):
+            check_kind("Sequential", f"modules[{name}]", module, nn.Module)
+        super().__init__(*modules)
 
     def forward(self, input: Any) -> Any:
         """Runs the modules."""

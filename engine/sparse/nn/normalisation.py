@@ -164,10 +164,14 @@ class SyncBatchNorm(BatchNorm):
         Returns:
             The model.
 
+        Raises:
+            TypeError: It is no module.
+
         Example:
             >>> type(SyncBatchNorm.convert(BatchNorm(4))).__name__
             'SyncBatchNorm'
         """
+        check_kind("SyncBatchNorm.convert", "module", module, nn.Module)
         for name, child in module.named_children():
             setattr(module, name, cls.convert(child))
         if type(module) is not BatchNorm:
