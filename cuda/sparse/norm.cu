@@ -15,9 +15,13 @@ namespace {
 // Of each list of rows that a thread reads; of a list by itself, twice as many.
 constexpr int kRowsAtOnce = 4;
 constexpr int kPartsAtOnce = 4;
-constexpr int64_t kMostParts = 264;
-constexpr int64_t kMostPacks = 32;      // of a row, in a block
-constexpr int64_t kMostChannels = 256;  // the same in channels
+constexpr int64_t kMostPacks = 32;  // of a row, in a block
+constexpr int64_t kMostChannels = 4 * kMostPacks;
+
+// Blocks that a GPU of 132 multiprocessors holds at once; more would wait for these.
+constexpr int64_t kMultiprocessors = 132;
+constexpr int64_t kMostParts = kMultiprocessors;  // few, for one block joins them
+constexpr int kSumThreads = 512, kNormaliseBlocks = 4, kGradientBlocks = 3;
 
 struct RowSpan {
   int64_t begin, end;
@@ -263,10 +267,10 @@ struct NormShape {
   int64_t packs, columns;
   dim3 block;
 
-  explicit NormShape(int64_t channels) : packs(channels / V) {
+  NormShape(int64_t channels, int64_t threads) : packs(channels / V) {
     columns = (packs + kMostPacks - 1) / kMostPacks;
     const int64_t width = columns > 0 ? (packs + columns - 1) / columns : 1;
-    block = dim3(static_cast<unsigned>(width), static_cast<unsigned>(kRowThreads / width));
+    block = dim3(static_cast<unsigned>(width), static_cast<unsigned>(threads / width));
   }
   dim3 grid(int64_t blocks) const {
     return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(columns));
@@ -278,10 +282,10 @@ template <int V>
 struct PartShape : NormShape<V> {
   int64_t part_rows, parts;
 
-  PartShape(int64_t n, int64_t channels, int rows_a_thread) : NormShape<V>(channels) {
-    const int64_t least = static_cast<int64_t>(this->block.y) * rows_a_thread;
-    const int64_t wanted = (n + kMostParts - 1) / kMostParts;
-    part_rows = (wanted + least - 1) / least * least;
+  PartShape(int64_t n, int64_t channels) : NormShape<V>(channels, kSumThreads) {
+    const int64_t columns = this->columns, rows = this->block.y;
+    const int64_t most = columns < kMostParts ? kMostParts / (columns > 0 ? columns : 1) : 1;
+    part_rows = ((n + most - 1) / most + rows - 1) / rows * rows;
     parts = (n + part_rows - 1) / part_rows;
   }
   // A multiple of 64, for states lie behind them.
@@ -340,10 +344,10 @@ FL_D bool comes_last(unsigned* arrived, unsigned count, int* answer) {
 }
 
 template <int V, typename Task>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 3)
+FL_KERNEL FL_LAUNCH_BOUNDS(kSumThreads, 1)
     sum_rows_kernel(Task task, PartMemory<typename Task::State> memory) {
   using State = typename Task::State;
-  FL_SHARED(unsigned char, bytes, sizeof(State) * kRowThreads);
+  FL_SHARED(unsigned char, bytes, sizeof(State) * kSumThreads);
   FL_SHARED(int, answer, 1);
   State* const states = reinterpret_cast<State*>(&bytes[0]) + threadIdx.x;
   const int64_t pack = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
@@ -365,7 +369,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 3)
 template <int V, typename Task>
 void sum_rows(const Task& task, int64_t n, int64_t channels, Stream stream) {
   using State = typename Task::State;
-  const PartShape<V> shape(n, channels, Task::kRows);
+  const PartShape<V> shape(n, channels);
   const std::size_t head = shape.counter_bytes();
   const Scratch scratch(head + (shape.parts > 1 ? shape.parts * shape.packs * sizeof(State) : 0));
   unsigned char* const bytes = scratch.data<unsigned char>();
@@ -387,7 +391,7 @@ FL_D int64_t this_channel(int width) {
 }
 
 template <int V, int kKind, typename T>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 4) normalise_kernel(NormArgs<T> a, T* out) {
+FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, kNormaliseBlocks) normalise_kernel(NormArgs<T> a, T* out) {
   using S = Sum<T>;
   constexpr int kLists = 3;
   FL_SHARED(S, values, kLists * kMostChannels);
@@ -413,7 +417,7 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 4) normalise_kernel(NormArgs<T> a, T* ou
 }
 
 template <int V, int kKind, typename T>
-FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 3) gradient_kernel(NormGradientArgs<T> a) {
+FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, kGradientBlocks) gradient_kernel(NormGradientArgs<T> a) {
   using S = Sum<T>;
   constexpr int kLists = 5;
   FL_SHARED(S, values, kLists * kMostChannels);
@@ -441,13 +445,13 @@ FL_KERNEL FL_LAUNCH_BOUNDS(kRowThreads, 3) gradient_kernel(NormGradientArgs<T> a
 }
 
 template <int V, typename Kernel, typename... Arguments>
-void launch_over_rows(Kernel kernel, int64_t n, int64_t channels, Stream stream,
+void launch_over_rows(Kernel kernel, int blocks_each, int64_t n, int64_t channels, Stream stream,
                       const Arguments&... arguments) {
-  constexpr int64_t most_blocks = 800;
-  const NormShape<V> shape(channels);
+  const NormShape<V> shape(channels, kRowThreads);
   const int64_t rows = static_cast<int64_t>(shape.block.y) * kRowsAtOnce;
-  const int64_t blocks = (n + rows - 1) / rows;
-  FL_LAUNCH(kernel, shape.grid(blocks < most_blocks ? blocks : most_blocks), shape.block, 0, stream,
+  const int64_t wanted = (n + rows - 1) / rows;
+  const int64_t most = (blocks_each * kMultiprocessors + shape.columns - 1) / shape.columns;
+  FL_LAUNCH(kernel, shape.grid(wanted < most ? wanted : most), shape.block, 0, stream,
             arguments...);
 }
 
@@ -497,8 +501,8 @@ struct CudaNorm {
       constexpr int kWidth = decltype(width)::value;
       dispatch_kind(a.activation, [&](auto kind) {
         constexpr int kKind = decltype(kind)::value;
-        launch_over_rows<kWidth>(normalise_kernel<kWidth, kKind, T>, a.n, a.channels, stream, a,
-                                 out);
+        launch_over_rows<kWidth>(normalise_kernel<kWidth, kKind, T>, kNormaliseBlocks, a.n,
+                                 a.channels, stream, a, out);
       });
     });
   }
@@ -519,7 +523,8 @@ struct CudaNorm {
       const NormGradientArgs<T> next = a.from_gradient_of_z();
       dispatch_kind(next.forward.activation, [&](auto kind) {
         constexpr int kKind = decltype(kind)::value;
-        launch_over_rows<kWidth>(gradient_kernel<kWidth, kKind, T>, n, channels, stream, next);
+        launch_over_rows<kWidth>(gradient_kernel<kWidth, kKind, T>, kGradientBlocks, n, channels,
+                                 stream, next);
       });
     });
   }
