@@ -48,7 +48,7 @@ def time_layer(setting: Setting) -> Rows:
             lambda peer=peer, made=made: made.append(TheirLayer(peer, layer))
         )
         (twin,) = made
-        found[f"{peer.name}_difference"] = difference(layer.cached(), twin.cached())
+        found[f"{peer.name}_difference"] = difference(layer.with_map(), twin.with_map())
         found[f"{peer.name}_with_map_ms"] = cuda_milliseconds(twin.with_map)
         found[f"{peer.name}_cached_ms"] = cuda_milliseconds(twin.cached)
     return found

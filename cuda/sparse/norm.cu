@@ -127,18 +127,21 @@ struct StatisticsTask {
       for (int v = 0; v < V; ++v) join(moments[v], next.moments[v], weights);
       count += next.count;
     }
-    FL_D void join_rows(const Pack<T, V> (&packs)[kRows], int n) {
+    FL_D void join_rows(const Pack<T, V> (&packs)[kRows], int n, const Pack<T, V>& origin) {
       State next;
       next.count = n;
       FL_UNROLL
       for (int v = 0; v < V; ++v) {
-        S sum = S(0), squares = S(0);
+        S sum = S(0), squares = S(0), values[kRows];
         FL_UNROLL
-        for (int k = 0; k < kRows; ++k) sum += k < n ? widen(packs[k].v[v]) : S(0);
+        for (int k = 0; k < kRows; ++k) {
+          values[k] = k < n ? widen(packs[k].v[v]) - widen(origin.v[v]) : S(0);
+          sum += values[k];
+        }
         const S mean = sum / static_cast<S>(n);
         FL_UNROLL
         for (int k = 0; k < kRows; ++k) {
-          const S distance = k < n ? widen(packs[k].v[v]) - mean : S(0);
+          const S distance = k < n ? values[k] - mean : S(0);
           squares += distance * distance;
         }
         next.moments[v] = {mean, squares};
@@ -148,19 +151,25 @@ struct StatisticsTask {
   };
 
   FL_D void prepare(const ChannelMemory<S, kLists>&) const {}
+  // Moments about the first row: means far from zero would lose digits each time they are joined.
   FL_D State reduce(RowSpan span, int64_t channel, const ChannelMemory<S, kLists>&) const {
     State state{};
+    const Pack<T, V> origin = load_pack<V>(a.features + channel);
     each_few_rows<kRows>(span, [&](int64_t row, int n) {
       Pack<T, V> packs[kRows];
       load_rows(packs, a.features, row, span.end, channel, a.channels);
-      state.join_rows(packs, n);
+      state.join_rows(packs, n, origin);
     });
     return state;
   }
   FL_D void store(int64_t channel, const State& all) const {
     const S share = a.running.mean == nullptr ? S(0) : a.running.share();
     FL_UNROLL
-    for (int v = 0; v < V; ++v) a.store(channel + v, all.moments[v], share);
+    for (int v = 0; v < V; ++v) {
+      Moments<S> moments = all.moments[v];
+      moments.mean += widen(a.features[channel + v]);
+      a.store(channel + v, moments, share);
+    }
   }
   // By one thread, once all is stored.
   FL_D void finish() const {
