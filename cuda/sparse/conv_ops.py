@@ -83,9 +83,12 @@ def sparse_convolution(
         return run(features, weight, kernel_map, bias, residual, activation, slope)
     except Exception as error:
         refused = error
-    features, weight, bias, residual = _autocast(features, weight, bias, residual)
-    check_convolution(features, weight, kernel_map, bias, residual, activation)
-    raise refused
+    try:
+        features, weight, bias, residual = _autocast(features, weight, bias, residual)
+        check_convolution(features, weight, kernel_map, bias, residual, activation)
+        raise refused
+    finally:
+        del refused  # it holds this call and all of its tensors, as long as the call holds it
 
 
 class _Unfit(ValueError):
