@@ -176,22 +176,22 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:  # pyright: ignore
         features, weight, bias, residual, settings = inputs
-        out, *ctx.statistics = _forward(*inputs)
+        out, mean, variance = _forward(*inputs)
         ctx.settings = settings
         ctx.ops = ops()
-        ctx.save_for_backward(features, weight, bias, *_beside(residual, out, *settings[-2:]))
+        # In evaluation the statistics are the module's, which someone may write to meanwhile.
+        beside = _beside(residual, out, *settings[-2:])
+        ctx.save_for_backward(features, mean, variance, weight, bias, *beside)
         return out
 
     # A second derivative would come out as zero; asked for, it is an error instead.
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        features, *channels_and_rows = ctx.saved_tensors
-        tensors = (features, *ctx.statistics, *channels_and_rows)
         constants = (ctx.settings.training, *ctx.settings[-3:])
         needs = ctx.needs_input_grad
         with torch._C._AutoDispatchBelowAutograd():
-            found = _gradients(ctx.ops, g, tensors, constants, needs[3])
+            found = _gradients(ctx.ops, g, ctx.saved_tensors, constants, needs[3])
         return *(t if needed else None for t, needed in zip(found, needs)), None
 
 

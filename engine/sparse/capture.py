@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ...cuda.sparse.kernel_map import lasting
 from ...cuda.sparse.map_ops import runs_cuda
 from .arguments import check_kind, dtype_text, number
 from .cache import MapCache
 from .coordinates import Level
 from .foresee import Way
-from .plan import evaluating
+from .plan import as_input, evaluating
 from .tensor import SparseTensor
 
 _STEP = 128  # rows of the largest tile
@@ -38,6 +40,8 @@ class CapturedNetwork:
     def __init__(self, x: SparseTensor, model: nn.Module, headroom: float) -> None:
         self.headroom = headroom
         self._model = model
+        # What other networks, or training, asked the input's own maps for is not the network's.
+        x = as_input(x)
         with evaluating(model), torch.no_grad():
             model(x)
         self._way = Way(x.maps, gradients=False)
@@ -65,14 +69,18 @@ class CapturedNetwork:
             ValueError: It is unlike the first input, or the network cannot be captured.
         """
         self._check(x)
+        x.level.check_unchanged()
         if not runs_cuda(x.feats):
             with evaluating(self._model):
                 return self._model(x)
         sets = self._way.reach(x.level)
         frame = self._frame
-        if frame is None or not frame.holds(sets):
+        casts = _Casts.of(x.feats.device)
+        if frame is None or frame.casts != casts or not frame.holds(sets):
             self._frame = None  # its memory serves the next
-            frame = self._frame = _Frame(self._model, self._way, x, self._room(frame, sets))
+            room = self._room(frame, sets)
+            with lasting():
+                frame = self._frame = _Frame(self._model, self._way, x, room, casts)
         return frame.run(x, sets)
 
     def _room(self, frame: _Frame | None, sets: list[Tensor]) -> list[int]:
@@ -95,6 +103,9 @@ class CapturedNetwork:
             raise ValueError(
                 f"CapturedNetwork: x: expected {text.format(*wanted)}, got {text.format(*got)}"
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_frame": None}  # a graph has no copies
 
     def __repr__(self) -> str:
         room = None if self._frame is None else self._frame.room
@@ -156,11 +167,27 @@ class _RoomyLevel(Level):
         )
 
 
+class _Casts(NamedTuple):
+    """What autocast does on a kind of device."""
+
+    kind: str
+    dtype: torch.dtype
+    enabled: bool
+
+    @classmethod
+    def of(cls, device: torch.device) -> _Casts:
+        kind = device.type
+        return cls(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+
+
 class _Frame:
     """Room for an input and its levels, and the graph that works on it."""
 
-    def __init__(self, model: nn.Module, way: Way, x: SparseTensor, room: list[int]) -> None:
+    def __init__(
+        self, model: nn.Module, way: Way, x: SparseTensor, room: list[int], casts: _Casts
+    ) -> None:
         self.room = room
+        self.casts = casts
         self._model = model
         self._way = way
         self._level = x.level
@@ -194,8 +221,20 @@ class _Frame:
         )
         cache = MapCache(root)
         self._way.enter(cache, self._sets, self._way.run(self._sets))
-        with evaluating(self._model):
-            self._out = self._model(SparseTensor.on(self._feats, root, cache))
+        # Autocast's cache dies with the caller's block; a graph would go on reading it.
+        with torch.autocast(*self.casts, cache_enabled=False), evaluating(self._model):
+            out = self._model(SparseTensor.on(self._feats, root, cache))
+        self._out = self._checked(out, cache)
+
+    def _checked(self, out: Any, cache: MapCache) -> SparseTensor:
+        """The output, if it is on the sets; of other rows, nobody knows which are spare."""
+        if not isinstance(out, SparseTensor):
+            got = type(out).__name__
+        elif out.maps is not cache or self._way.set_of(out.level.number) is None:
+            got = "one on coordinates that do not follow from the input's (pruned, cropped or new)"
+        else:
+            return out
+        raise ValueError(f"capture: model: expected one that returns a SparseTensor, got {got}")
 
     def _captured(self) -> Callable[[], None]:
         side = torch.cuda.Stream(self._feats.device)
@@ -217,12 +256,8 @@ class _Frame:
     def _taken(self, x: SparseTensor, sets: list[Tensor]) -> SparseTensor:
         """The rows of the output that the input has, on its own coordinates."""
         out = self._out
-        place = self._way.set_of(out.level.number) if isinstance(out, SparseTensor) else None
-        if out is None or place is None:
-            kind = type(out).__name__
-            raise ValueError(
-                f"capture: model: expected one that returns a SparseTensor, got {kind}"
-            )
+        place = None if out is None else self._way.set_of(out.level.number)
+        assert out is not None and place is not None
         feats = out.feats[: len(sets[place])].clone()
         if place == 0:
             return SparseTensor.on(feats, x.level, x.maps)

@@ -93,9 +93,11 @@ class Plan:
 
         Raises:
             TypeError: It is no sparse tensor.
-            ValueError: Its spatial range is not that of the plan's first input.
+            ValueError: Its dimensions or spatial range are not those of the plan's first input.
         """
         check_kind("Plan", "x", x, SparseTensor)
+        if x.ndim != self._like.ndim:
+            raise ValueError(f"Plan: x: expected {self._like.ndim} dimensions, got {x.ndim}")
         if x.spatial_range != self._like.spatial_range:
             raise ValueError(
                 f"Plan: x: expected spatial_range {self._like.spatial_range} as the plan was made "
@@ -113,20 +115,44 @@ class Plan:
 
     def _make(self, x: SparseTensor) -> SparseTensor:
         if x.maps.entries:
-            for number, recipe in self.keys:
-                x.maps.find(x.maps.levels[number], recipe)
-            if self.gradients:
-                make_reverses(x.maps)
-        else:
-            if self._way is None or not self._way.covers(self._last):
-                self._way = Way(self._last, self.gradients)
-            self._way.go(x.maps)
+            x = as_input(x)  # the levels that another network made have the numbers of the plan's
+        if self._way is None or not self._way.covers(self._last):
+            self._way = Way(self._last, self.gradients)
+        self._way.go(x.maps)
         self._last = x.maps
         self._seen = [x.maps, *self._seen][: self.capacity]
         return x
 
     def __repr__(self) -> str:
         return f"Plan({len(self.keys)} maps, {len(self._seen)} inputs seen)"
+
+
+def as_input(x: SparseTensor) -> SparseTensor:
+    """The tensor as if no network had seen it, its coordinates the first level of a new cache.
+
+    Args:
+        x: Any.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        ValueError: Its coordinates were edited.
+
+    Example:
+        >>> from fieldline.engine.sparse import nn
+        >>> x = SparseTensor(torch.zeros(1, 4, dtype=torch.int32), torch.ones(1, 2))
+        >>> y = nn.SubmConv3d(2, 4, 3)(x)
+        >>> len(y.maps.entries), len(as_input(y).maps.entries)
+        (1, 0)
+    """
+    level = x.level
+    level.check_unchanged()
+    if level.number:
+        level = Level(
+            level.tensor, level.stride, level.spatial_range, level.batch_size, limits=level.limits
+        )
+    return SparseTensor.on(x.feats, level, MapCache(level))
 
 
 def _may_be_same(root: Level, other: Level) -> bool:

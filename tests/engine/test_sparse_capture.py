@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from fieldline.engine.sparse import nn
@@ -90,9 +93,80 @@ def test_other_rows_stay_apart() -> None:
         assert captured(scene(2, 100, device)).feats.isfinite().all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@torch.no_grad()
+def test_other_numbers_of_items(backend: str) -> None:
+    with running_on(backend) as device:
+        model = network().to(device)
+        captured = fl.sparse.capture(scene(0, 200, device), model)
+        for items in (5, 2, 1):
+            x = scene(items, 100, device)
+            coords = x.coords.clone()
+            coords[:, 0] %= items
+            x = fl.SparseTensor(coords, x.feats, batch_size=items, reduce="sum")
+            same(captured(x), model(x))
+
+
+@torch.no_grad()
+def test_inputs_that_other_networks_have_seen() -> None:
+    """What they asked its maps for, and what numbers their levels have, is not this network's."""
+    other = nn.Sequential(nn.Conv3d(3, 3, 3, 2, padding=1), nn.SubmConv3d(3, 3, 3))
+    with running_on("emulated") as device:
+        x, model = scene(0, 200, device), network()
+        with torch.enable_grad():
+            coarse = other(x)
+        captured = fl.sparse.capture(x, model)
+        same(captured(scene(1, 150, device)), model(scene(1, 150, device)))
+        captured = fl.sparse.capture(coarse, model)
+        same(captured(other(scene(1, 150, device))), model(other(scene(1, 150, device))))
+
+
+def test_made_in_inference_mode_and_used_outside() -> None:
+    with running_on("emulated") as device:
+        model = network()
+        with torch.inference_mode():
+            captured = fl.sparse.capture(scene(0, 200, device), model)
+            captured(scene(0, 200, device))
+        out = captured(scene(1, 150, device))
+        nn.SubmConv3d(5, 2, 3)(out).feats.sum().backward()
+
+
+@torch.no_grad()
+def test_each_autocast_has_a_graph_of_its_own() -> None:
+    with running_on("emulated") as device:
+        model = network()
+        captured = fl.sparse.capture(scene(0, 200, device), model)
+        for enabled in (True, False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                out = captured(scene(1, 150, device))
+                frame = captured._frame
+                same(out, model(scene(1, 150, device)))
+            assert out.dtype == (torch.bfloat16 if enabled else torch.float32)
+            assert frame is not None and frame.casts.enabled == enabled
+            frame.run(scene(1, 150, device), captured._way.reach(scene(1, 150, device).level))
+            assert frame._out is not None and frame._out.dtype == out.dtype, "as it was captured"
+
+
+@torch.no_grad()
+def test_copies_have_no_graph_yet() -> None:
+    with running_on("emulated") as device:
+        model = network()
+        captured = fl.sparse.capture(scene(0, 200, device), model)
+        captured(scene(0, 200, device))
+        for other in (copy.deepcopy(captured), pickle.loads(pickle.dumps(captured))):
+            assert other._frame is None
+            same(other(scene(1, 150, device)), model(scene(1, 150, device)))
+
+
+class _Pruned(torch.nn.Module):
+    def forward(self, x: fl.SparseTensor) -> fl.SparseTensor:
+        return x.prune(x.feats[:, 0] > 0)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
+        (_Pruned(), "do not follow from the input"),
         (nn.GlobalAvgPool(), "an item of the batch"),
         (nn.Sequential(nn.ConvTranspose3d(3, 3, 2, 2)), "follow from the coordinates"),
         (nn.GroupNorm(1, 3), "an item of the batch"),
@@ -119,6 +193,11 @@ def test_refused_arguments() -> None:
         captured(x.replace(x.feats[:, :2]))
     with pytest.raises(TypeError, match="SparseTensor"):
         captured(x.feats)  # type: ignore[arg-type]
+    with running_on("emulated") as device:
+        captured = fl.sparse.capture(scene(0, 50, device), network())
+        x.coords.add_(1)
+        with pytest.raises(ValueError, match="edited in place"):
+            captured(x)
 
 
 def test_spare_rows_meet_nothing() -> None:

@@ -390,6 +390,17 @@ def test_a_plan_sees_all_levels_of_another_input() -> None:
             assert torch.equal(a.tensor, b.tensor) and a.stride == b.stride
 
 
+def test_a_plan_takes_inputs_that_other_networks_have_seen() -> None:
+    other = fl.nn.Sequential(fl.nn.Conv3d(4, 4, 3, 2, 1), fl.nn.SubmConv3d(4, 4, 3)).double()
+    model = unet().eval()
+    for backend in ("cpu", "emulated"):
+        with running_on(backend):
+            planned = fl.sparse.plan(scan(), model)
+            x, fresh = scan(seed="other"), scan(seed="other")
+            other(x)
+            assert torch.equal(model(planned(x)).feats, model(fresh).feats)
+
+
 def test_networks_run_on_the_emulated_kernels() -> None:
     """What a GPU runs, on the CPU: the same levels, and the same outputs and gradients."""
     model = fl.nn.Sequential(
@@ -423,6 +434,9 @@ def test_a_plan_forgets_the_oldest_and_names_what_does_not_fit() -> None:
         planned.tensor(x.coords, x.feats[:3])
     with pytest.raises(ValueError, match="Plan: x: expected spatial_range"):
         planned(fl.SparseTensor(x.coords, x.feats))
+    flat = fl.SparseTensor(torch.zeros(1, 3, dtype=torch.int32), torch.ones(1, 4).double())
+    with pytest.raises(ValueError, match="Plan: x: expected 3 dimensions, got 2"):
+        planned(flat)
     with pytest.raises(ValueError, match="plan: x: expected an input"):
         fl.sparse.plan(fl.nn.MaxPool(2)(x), nn.Identity())
 

@@ -117,6 +117,11 @@ class Doubled(n.ReLU):
         return super().forward(x) * 2
 
 
+class Called(n.BatchNorm):
+    def __call__(self, x: fl.SparseTensor) -> fl.SparseTensor:
+        return super().__call__(x) * 5
+
+
 class Shifted(n.BatchNorm):
     def forward(self, x: fl.SparseTensor) -> fl.SparseTensor:
         return super().forward(x) + 1
@@ -124,7 +129,7 @@ class Shifted(n.BatchNorm):
 
 def test_what_is_changed_or_watched_runs_by_itself(calls: list[tuple[str, bool]]) -> None:
     x = tensor()
-    for norm, act in ((n.BatchNorm(4), Doubled()), (Shifted(4), n.ReLU())):
+    for norm, act in ((n.BatchNorm(4), Doubled()), (Shifted(4), n.ReLU()), (Called(4), n.ReLU())):
         assert_same(n.Sequential(norm, act).double(), x)
     assert {name for name, _ in calls} == {"none"}
     seen: list[float] = []
@@ -183,6 +188,19 @@ def test_modes_of_statistics() -> None:
     assert_near("untracked", ours(x).feats, theirs(x.feats), 1e-12)
     assert torch.equal(ours.running_mean, theirs.running_mean)
     assert int(ours.num_batches_tracked) == int(theirs.num_batches_tracked) == 0
+    for norm in (ours, theirs):
+        norm.running_mean = norm.running_var = None
+        norm.track_running_stats = True
+    assert_near("removed", ours.eval()(x).feats, theirs.eval()(x.feats), 1e-12)
+    assert int(ours.num_batches_tracked) == int(theirs.num_batches_tracked) == 0
+
+
+def test_statistics_written_to_before_the_gradient_are_an_error() -> None:
+    norm = n.BatchNorm(4).double().eval()
+    out = norm(tensor()).feats
+    norm.running_mean.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
 
 
 def test_function_takes_what_torchs_takes() -> None:

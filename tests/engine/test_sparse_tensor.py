@@ -212,6 +212,14 @@ def test_maps_go_with_the_last_tensor() -> None:
         held = [weakref.ref(x.maps), *(weakref.ref(f.kernel_map) for f in x.maps.entries.values())]
         del x
         assert [reference() for reference in held] == [None] * len(held)
+        x = line(1, 2, 5)
+        with pytest.raises(ValueError, match="channels"):
+            fl.nn.SubmConv1d(2, 1, 3)(x)
+        with pytest.raises(TypeError, match="dtype of features"):
+            fl.nn.SubmConv1d(1, 1, 3).half()(x)
+        held = [weakref.ref(x.maps)]
+        del x
+        assert held[0]() is None, "an error keeps nothing"
     finally:
         gc.enable()
 

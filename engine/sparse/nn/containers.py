@@ -97,6 +97,7 @@ def _is_plain(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in module.__dict__
+        or type(module).__call__ is not nn.Module.__call__
         or _has_any_global_hook()
     )
 

@@ -48,7 +48,9 @@ def normalised(
         raise _misfit(norm, norm.num_features, feats.shape[1])
     mean, variance, tracked = norm.running_mean, norm.running_var, norm.num_batches_tracked
     if norm.training and not norm.track_running_stats:
-        mean = variance = tracked = None
+        mean = variance = None
+    if mean is None:
+        tracked = None
     return sparse_batch_norm(
         *(feats, mean, variance, norm.weight, norm.bias),
         *(norm.training or mean is None, norm.momentum, norm.eps),
