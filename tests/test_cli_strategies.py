@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fieldline.datasets import synthetic
+from op_harness import threads
 from PIL import Image
 
 from fieldline.cli import main
@@ -80,7 +81,8 @@ def test_photos_without_poses(
     (photos / "broken.jpg").write_bytes(b"no")
     arguments = ("reconstruct", photos, "-o", run, "--downscale", 4, "--steps", 20)
     capsys.readouterr()
-    assert main([*map(str, arguments), "--checkpoint-every", "10"]) == 0
+    with threads(1):  # with more, COLMAP does not always find the same poses
+        assert main([*map(str, arguments), "--checkpoint-every", "10"]) == 0
     streams = capsys.readouterr()
     assert "poses of 6 of 7 photos" in streams.out
     assert "1 of 7 photos left out: broken.jpg (does not decode)" in streams.err
