@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from .activations import ACTIVATIONS
 from .kernel_map import KernelMap
 
-Activation = Literal["none", "relu", "leaky_relu", "silu", "gelu", "sigmoid"]
-
-ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 

@@ -25,12 +25,12 @@ from torch import Tensor
 from .. import library
 from ..library import call, call_in, declare
 from . import tuning
-from .conv_checks import ACTIVATIONS, Activation, check_convolution
+from .activations import ACTIVATIONS, CODES, Activation, has_gradient_from_output
+from .conv_checks import check_convolution
 from .kernel_map import KernelMap, MapOperands
 
 _FUNCTIONS = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu, "sigmoid": torch.sigmoid}
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)  # what autocast casts
-_CODES = {name: code for code, name in enumerate(ACTIVATIONS)}
 _N_FORMS = len(MapOperands._fields)
 _NO_MAP = (None,) * _N_FORMS
 
@@ -110,8 +110,8 @@ def _along_map(
         needs_features, needs_weight = features.requires_grad, weight.requires_grad
         needs = needs_features or needs_weight or _any_needs_gradient(bias, residual)
     # The gradient of these needs what came before them.
-    apart = needs and activation != "none" and not _has_gradient_from_output(activation, slope)
-    code = 0 if apart else _CODES[activation]
+    apart = needs and activation != "none" and not has_gradient_from_output(activation, slope)
+    code = 0 if apart else CODES[activation]
     tf32 = torch._C._get_cublas_allow_tf32()
     rest = _map_arguments(features, weight, kernel_map, needs_features, needs_weight, tf32)
     if needs and not library.is_traced():
@@ -316,12 +316,6 @@ def _activate(x: Tensor, activation: str, slope: float) -> Tensor:
     if activation == "leaky_relu":
         return F.leaky_relu(x, slope)
     return _FUNCTIONS[activation](x)
-
-
-def _has_gradient_from_output(activation: str, slope: float) -> bool:
-    if activation == "leaky_relu":
-        return slope >= 0
-    return activation in ("relu", "sigmoid")
 
 
 def _before_activation(g: Tensor, out: Tensor, code: int, slope: float) -> Tensor:

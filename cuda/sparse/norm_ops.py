@@ -13,18 +13,16 @@ which the one with a gradient writes to nothing.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..library import ctx_ops, declare, ops
-from .conv_ops import Activation, _has_gradient_from_output
+from .activations import ACTIVATIONS, CODES, Activation, has_gradient_from_output
 from .feature_checks import check_device, check_features, check_one_of, wide_dtype
 
-_ACTIVATIONS: tuple[str, ...] = get_args(Activation)
-_NUMBERS = {activation: number for number, activation in enumerate(_ACTIVATIONS)}
-_NARROW = (torch.float16, torch.bfloat16)
+_HALVES = (torch.float16, torch.bfloat16)
 _CHANNELS = ("running_mean", "running_var", "weight", "bias")
 
 
@@ -90,15 +88,15 @@ def sparse_batch_norm(
         >>> sparse_batch_norm(x, training=True, activation="relu").round(decimals=3).tolist()
         [[0.0], [1.0]]
     """
-    number = _NUMBERS.get(activation, -1)
+    number = CODES.get(activation, -1)
     if number < 0:
-        check_one_of("sparse_batch_norm", "activation", activation, tuple(_NUMBERS))
+        check_one_of("sparse_batch_norm", "activation", activation, tuple(CODES))
     given = (features, running_mean, running_var, weight, bias, residual)
     compiling = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     if compiling:
         _check(training, momentum, tracked, *given)
     mean, variance = running_mean, running_var
-    if features.dtype in _NARROW:
+    if features.dtype in _HALVES:
         mean, variance, weight, bias = (_widened(t, features.dtype) for t in given[1:5])
     settings = _Settings(mean, variance, tracked, training, momentum, eps, number, slope)
     try:
@@ -208,7 +206,7 @@ def _beside(
     """
     if residual is None or number == 0:
         return None, None
-    if _has_gradient_from_output(_ACTIVATIONS[number], slope):
+    if has_gradient_from_output(ACTIVATIONS[number], slope):
         return None, out
     return residual, None
 

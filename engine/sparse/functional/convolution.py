@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ....cuda.sparse.conv_ops import Activation, sparse_convolution
+from ....cuda.sparse.activations import Activation
+from ....cuda.sparse.conv_ops import sparse_convolution
 from .. import cache
 from ..arguments import Ints, check_kind, check_tensor, ints
 from ..cache import Recipe

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ....cuda.sparse import pool_ops
-from ....cuda.sparse.conv_ops import Activation
+from ....cuda.sparse.activations import Activation
 from ....cuda.sparse.norm_ops import sparse_batch_norm
 from ..arguments import check_kind, check_tensor, dtype_text, number, whole
 from ..tensor import SparseTensor

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ....cuda.sparse.conv_ops import Activation
+from ....cuda.sparse.activations import Activation
 from ..arguments import check_kind
 from ..tensor import SparseTensor
 

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from ....cuda.sparse.conv_ops import Activation
+from ....cuda.sparse.activations import Activation
 from ..arguments import check_kind
 from ..tensor import SparseTensor
 from .activation import known

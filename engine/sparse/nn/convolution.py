@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ....cuda.sparse.conv_ops import Activation
+from ....cuda.sparse.activations import Activation
 from .. import cache
 from ..arguments import Ints, flag, ints, whole
 from ..cache import Recipe

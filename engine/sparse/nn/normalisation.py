@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ....cuda.sparse.conv_ops import Activation
+from ....cuda.sparse.activations import Activation
 from ....cuda.sparse.norm_ops import sparse_batch_norm
 from ..arguments import check_kind, flag, number, whole
 from ..functional.normalisation import group_norm

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....cuda.sparse import conv_ops, pool_ops
+from ....cuda.sparse import activations, conv_ops, pool_ops
 from ....cuda.sparse.kernel_map import KernelMap
 from ....cuda.sparse.map_ops import Pairs, Taps
 from ....engine.sparse import maps
@@ -227,7 +227,7 @@ def kernel_of(weight: Tensor) -> Tensor:
     return weight.flatten(1, -2).permute(1, 2, 0)
 
 
-_ACTIVATIONS: dict[Activation, conv_ops.Activation] = {
+_ACTIVATIONS: dict[Activation, activations.Activation] = {
     Activation.None_: "none",
     Activation.ReLU: "relu",
     Activation.Sigmoid: "sigmoid",
@@ -235,7 +235,7 @@ _ACTIVATIONS: dict[Activation, conv_ops.Activation] = {
 }
 
 
-def activation_of(act_type: Activation) -> conv_ops.Activation:
+def activation_of(act_type: Activation) -> activations.Activation:
     """Our name of an activation."""
     return _ACTIVATIONS[act_type]
 
