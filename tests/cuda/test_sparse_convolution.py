@@ -16,7 +16,7 @@ import pytest
 import sparse_convolution_reference as reference
 import torch
 from fieldline.cuda import library
-from fieldline.cuda.sparse import conv_ops, kernel_map
+from fieldline.cuda.sparse import activations, conv_ops, kernel_map
 from fieldline.cuda.sparse.conv_ops import sparse_convolution
 from fieldline.cuda.sparse.kernel_map import KernelMap
 from op_harness import Case, Error, Inputs, assert_near, parametrize, running_on
@@ -495,7 +495,7 @@ def test_every_instruction_set(number: int, level: str, products: str, tmp_path:
         assert_near(name, value.double(), expected[name], tolerance[name.split("-")[0]])
 
 
-@pytest.mark.parametrize("module", [kernel_map, conv_ops])
+@pytest.mark.parametrize("module", [kernel_map, activations, conv_ops])
 def test_examples(module: Any) -> None:
     found = doctest.testmod(module, extraglobs={"torch": torch})
     assert found.attempted > 0 and found.failed == 0
