@@ -113,8 +113,6 @@ def test_sequential_matching_places_them_too(photos: Path, tmp_path: Path) -> No
 def test_all_of_fern(data_dir: Path, tmp_path: Path) -> None:
     images = data_dir / "gs/fern_colmap/images"
     posed = solve_poses(images, tmp_path, threads=1)  # with more, COLMAP has aborted
-        images, tmp_path, threads=1
-    )  # with more, COLMAP has aborted in its own code
     assert len(posed.registered) == 20 and not posed.left_out
     ours = load(posed.folder, images=images)
     reference = load(data_dir / "gs/fern_colmap")
